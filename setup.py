@@ -55,7 +55,7 @@ def version() -> str:
     source = (ROOT / "dicenas" / "__init__.py").read_text(encoding="utf-8")
     found = re.search(r'^__version__ = "([^"]+)"$', source, flags=re.MULTILINE)
     if found is None:
-        raise RuntimeError("dicenas/__init__.py has no line __version__ = \"...\"")
+        raise RuntimeError('dicenas/__init__.py has no line __version__ = "..."')
     return found.group(1)
 
 
