@@ -1,0 +1,154 @@
+"""An architecture as data: what a search finds, a file holds and :func:`dicenas.build` makes a network of."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from dicenas.files import atomic_write_text
+
+__all__ = ["SCHEMA_VERSION", "STEMS", "Architecture"]
+
+#: Version of the JSON form; raised when a field is added, renamed or changes its meaning.
+SCHEMA_VERSION = 1
+
+#: Stems: ``imagenet`` reduces the image (convolution of stride 2, and max pooling where the backbone has it),
+#: ``small`` keeps its size.
+STEMS = ("imagenet", "small")
+
+#: From this image size on, in pixels, :meth:`Architecture.at_size` takes the ``imagenet`` stem.
+_IMAGENET_STEM_FROM = 64
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One network of a backbone family, complete: ``dicenas.build(architecture)`` needs nothing else.
+
+    Only what the network has is stored, so that two samples of a space that differ in inactive choices alone give
+    equal architectures with equal hashes.
+
+    Attributes:
+        backbone: Name of the backbone family, such as ``"shufflenetv2"``.
+        width: Width multiplier.
+        stages: Candidate op of each block, stage by stage: ``(("dice_k3", "separable_k5"), ...)``.
+        stem: ``"imagenet"`` or ``"small"``.
+        image_size: Native ``(H, W)`` of the input in pixels.
+        num_classes: Classes of the classifier.
+        in_channels: Channels of the image.
+    """
+
+    backbone: str
+    width: float
+    stages: tuple[tuple[str, ...], ...]
+    stem: str = "imagenet"
+    image_size: tuple[int, int] = (224, 224)
+    num_classes: int = 1000
+    in_channels: int = 3
+
+    def __post_init__(self) -> None:
+        # Sequences of any kind are accepted and frozen, so that JSON lists compare equal to tuples.
+        size = (self.image_size,) * 2 if isinstance(self.image_size, int) else tuple(self.image_size)
+        object.__setattr__(self, "stages", tuple(tuple(stage) for stage in self.stages))
+        object.__setattr__(self, "image_size", size)
+        object.__setattr__(self, "width", float(self.width))
+        if self.stem not in STEMS:
+            raise ValueError(f"unknown stem {self.stem!r}; expected one of {', '.join(STEMS)}")
+        if len(size) != 2 or any(not isinstance(side, int) or side < 1 for side in size):
+            raise ValueError(f"image_size {self.image_size!r} should be (H, W) in pixels, both at least 1")
+        if self.num_classes < 1 or self.in_channels < 1:
+            raise ValueError(
+                f"num_classes {self.num_classes} and in_channels {self.in_channels} must be at least 1"
+            )
+
+    def replace(self, **changes: Any) -> Architecture:
+        """Return a copy with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+    def at_size(self, image_size: int | tuple[int, int]) -> Architecture:
+        """Return the same network rebuilt for another native size, say the size it is deployed at.
+
+        Images of 64 pixels and more get the ``imagenet`` stem: a network searched on small images with the
+        ``small`` stem would cost sixteen times as much on large ones, and nobody would deploy it so.
+        """
+        size = (image_size, image_size) if isinstance(image_size, int) else image_size
+        stem = "imagenet" if min(size) >= _IMAGENET_STEM_FROM else self.stem
+        return self.replace(image_size=size, stem=stem)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the architecture as plain data, with the schema version."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "backbone": self.backbone,
+            "width": self.width,
+            "stem": self.stem,
+            "image_size": list(self.image_size),
+            "num_classes": self.num_classes,
+            "in_channels": self.in_channels,
+            "stages": [list(stage) for stage in self.stages],
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Architecture:
+        """Read what :meth:`to_dict` gives.
+
+        Raises:
+            ValueError: A field is missing, unknown or of the wrong kind, or the schema is newer than this version.
+        """
+        if not isinstance(data, Mapping):
+            raise ValueError(f"an architecture is a mapping, got {type(data).__name__}")
+        version = data.get("schema_version")
+        if version != SCHEMA_VERSION:
+            raise ValueError(
+                f"architecture has schema version {version!r}, this dicenas reads {SCHEMA_VERSION}; "
+                "use the version of dicenas that wrote it, or a newer one"
+            )
+        fields = {field.name for field in dataclasses.fields(cls)}
+        given = set(data) - {"schema_version"}
+        if given != fields:
+            missing, unknown = sorted(fields - given), sorted(given - fields)
+            raise ValueError(f"architecture: missing fields {missing}, unknown fields {unknown}")
+        try:
+            return cls(**{name: data[name] for name in fields})
+        except TypeError as error:
+            raise ValueError(f"architecture: a field has the wrong kind of value ({error})") from error
+
+    def to_json(self) -> str:
+        """Return the architecture as JSON text."""
+        return json.dumps(self.to_dict(), indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Architecture:
+        """Read what :meth:`to_json` gives.
+
+        Raises:
+            ValueError: As :meth:`from_dict`, or the text is no JSON.
+        """
+        return cls.from_dict(json.loads(text))
+
+    def save(self, path: str | Path) -> None:
+        """Write the architecture to a JSON file; the whole file appears or none."""
+        atomic_write_text(path, self.to_json())
+
+    @classmethod
+    def load(cls, path: str | Path) -> Architecture:
+        """Read an architecture file.
+
+        Raises:
+            ValueError: The file holds no architecture; the message names the file.
+        """
+        try:
+            return cls.from_json(Path(path).read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+
+    @cached_property
+    def hash(self) -> str:
+        """Hexadecimal digest that two architectures share exactly when they are equal."""
+        text = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]

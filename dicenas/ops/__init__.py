@@ -1,0 +1,51 @@
+"""Ops: the DiCE unit and the registry of candidate ops. Needs torch alone."""
+
+from dicenas.ops.cost import Cost, conv_cost, conv_norm_act_cost, norm_act_cost
+from dicenas.ops.dice import DiCE, DimFuse, StridedDiCE
+from dicenas.ops.dim_conv import DimConv, dim_conv, dim_conv_reference
+from dicenas.ops.layers import ChannelShuffle, ConvNormAct, SqueezeExcitation, make_activation
+from dicenas.ops.registry import (
+    CandidateArguments,
+    Downsample,
+    OpInfo,
+    build_candidate,
+    build_op,
+    candidate_cost,
+    expand_candidates,
+    get_op,
+    list_ops,
+    parse_candidate,
+    register_op,
+)
+from dicenas.ops.separable import SeparableConv
+
+from dicenas.ops import candidates as _candidates  # noqa: F401  isort: skip  (registers the ops)
+
+__all__ = [
+    "CandidateArguments",
+    "ChannelShuffle",
+    "ConvNormAct",
+    "Cost",
+    "DiCE",
+    "DimConv",
+    "DimFuse",
+    "Downsample",
+    "OpInfo",
+    "SeparableConv",
+    "SqueezeExcitation",
+    "StridedDiCE",
+    "build_candidate",
+    "build_op",
+    "candidate_cost",
+    "conv_cost",
+    "conv_norm_act_cost",
+    "dim_conv",
+    "dim_conv_reference",
+    "expand_candidates",
+    "get_op",
+    "list_ops",
+    "make_activation",
+    "norm_act_cost",
+    "parse_candidate",
+    "register_op",
+]

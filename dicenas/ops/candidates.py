@@ -1,0 +1,154 @@
+"""The candidate ops that come with the package."""
+
+from __future__ import annotations
+
+from math import gcd
+
+from torch import nn
+
+from dicenas.ops.cost import Cost, conv_cost, conv_norm_act_cost, norm_act_cost
+from dicenas.ops.dice import DiCE, StridedDiCE
+from dicenas.ops.registry import CandidateArguments, Downsample, register_op
+from dicenas.ops.separable import SeparableConv
+
+__all__ = ["dice", "dice_cost", "separable", "separable_cost", "separable_se", "separable_se_cost", "skip"]
+
+
+def separable_cost(a: CandidateArguments) -> Cost:
+    """Return the cost of :func:`separable`."""
+    depthwise = conv_norm_act_cost(
+        a.in_channels,
+        a.in_channels,
+        a.kernel_size,
+        a.size,
+        groups=a.in_channels,
+        activation=None if a.final_activation else a.activation,
+    )
+    pointwise = conv_norm_act_cost(
+        a.in_channels, a.out_channels, 1, a.size, activation=a.activation if a.final_activation else None
+    )
+    return depthwise + pointwise
+
+
+@register_op("separable", kernel_sizes=(3, 5, 7), cost=separable_cost)
+def separable(
+    in_channels: int,
+    out_channels: int,
+    *,
+    stride: int,
+    size: tuple[int, int],
+    kernel_size: int,
+    activation: str,
+    final_activation: bool,
+) -> nn.Module:
+    """Depth-wise, then point-wise convolution."""
+    return SeparableConv(
+        in_channels,
+        out_channels,
+        kernel_size,
+        stride,
+        activation=activation,
+        final_activation=final_activation,
+    )
+
+
+def separable_se_cost(a: CandidateArguments) -> Cost:
+    """Return the cost of :func:`separable_se`."""
+    squeezed = max(1, a.in_channels // 4)
+    reduce = conv_cost(a.in_channels, squeezed, 1, (1, 1), bias=True)
+    expand = conv_cost(squeezed, a.in_channels, 1, (1, 1), bias=True)
+    return separable_cost(a) + reduce + expand
+
+
+@register_op("separable_se", kernel_sizes=(3, 5), cost=separable_se_cost)
+def separable_se(
+    in_channels: int,
+    out_channels: int,
+    *,
+    stride: int,
+    size: tuple[int, int],
+    kernel_size: int,
+    activation: str,
+    final_activation: bool,
+) -> nn.Module:
+    """Depth-wise convolution, squeeze-and-excitation, point-wise convolution."""
+    return SeparableConv(
+        in_channels,
+        out_channels,
+        kernel_size,
+        stride,
+        squeeze_excitation=True,
+        activation=activation,
+        final_activation=final_activation,
+    )
+
+
+def dice_cost(a: CandidateArguments) -> Cost:
+    """Return the cost of :func:`dice` on an input of its native size."""
+    height, width = a.size
+    c_in, c_out = a.in_channels, a.out_channels
+    final = a.activation if a.final_activation else None
+    kernel_area = a.kernel_size**2
+    dim_conv = Cost(3 * kernel_area * c_in * height * width, kernel_area * (c_in + width + height))
+    local = conv_norm_act_cost(3 * c_in, c_in, 1, a.size, groups=c_in, activation=a.activation)
+    spatial = conv_norm_act_cost(c_in, c_out, 3, a.size, groups=gcd(c_in, c_out), activation=final)
+    gate = conv_cost(c_in, c_in // 4, 1, (1, 1)) + conv_cost(c_in // 4, c_out, 1, (1, 1))
+    return dim_conv + norm_act_cost(3 * c_in, a.activation) + local + spatial + gate
+
+
+def _strided_dice(channels: int, size: tuple[int, int], kernel_size: int, activation: str) -> nn.Module:
+    return StridedDiCE(channels, size, kernel_size, activation=activation)
+
+
+def _strided_dice_cost(channels: int, size: tuple[int, int], kernel_size: int, activation: str) -> Cost:
+    unit = dice_cost(CandidateArguments(channels, channels, 1, size, kernel_size, activation, True))
+    depthwise = conv_norm_act_cost(channels, channels, 3, size, groups=channels, activation=activation)
+    pointwise = conv_norm_act_cost(channels, channels, 1, size, activation=activation)
+    return depthwise + pointwise + unit + pointwise
+
+
+@register_op(
+    "dice",
+    kernel_sizes=(3, 5),
+    cost=dice_cost,
+    downsample=Downsample(_strided_dice, _strided_dice_cost),
+)
+def dice(
+    in_channels: int,
+    out_channels: int,
+    *,
+    stride: int,
+    size: tuple[int, int],
+    kernel_size: int,
+    activation: str,
+    final_activation: bool,
+) -> nn.Module:
+    """The DiCE unit; at stride 2 behind average pooling."""
+    unit = DiCE(
+        in_channels,
+        out_channels,
+        size,
+        kernel_size,
+        activation=activation,
+        final_activation=final_activation,
+    )
+    return unit if stride == 1 else nn.Sequential(nn.AvgPool2d(3, stride=2, padding=1), unit)
+
+
+@register_op("skip", kernel_sizes=(), cost=lambda arguments: Cost())
+def skip(
+    in_channels: int,
+    out_channels: int,
+    *,
+    stride: int,
+    size: tuple[int, int],
+    kernel_size: int,
+    activation: str,
+    final_activation: bool,
+) -> nn.Module:
+    """The identity, where input and output have one shape."""
+    if stride != 1 or in_channels != out_channels:
+        raise ValueError(
+            f"op 'skip' keeps the shape; it cannot map {in_channels} to {out_channels} channels at stride {stride}"
+        )
+    return nn.Identity()

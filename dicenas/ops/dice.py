@@ -1,0 +1,159 @@
+"""The DiCE unit: dimension-wise convolution and fusion (DiCENet, arXiv 1906.03516, Section 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import gcd
+
+import torch
+from torch import Tensor, nn
+
+from dicenas.ops.dim_conv import DimConv
+from dicenas.ops.layers import ChannelShuffle, ConvNormAct, make_activation
+
+__all__ = ["DiCE", "DimFuse", "StridedDiCE"]
+
+
+class DimFuse(nn.Module):
+    """Dimension-wise fusion (DiCENet, Section 3.2): ``(N, branches * C, H, W)`` to ``(N, C_out, H, W)``.
+
+    Local fusion mixes the branches of each channel; global fusion mixes channels with a grouped 3x3 convolution and
+    scales them with a gate computed from the globally pooled map.
+
+    Args:
+        in_channels: Channels C of one branch.
+        out_channels: Channels of the output.
+        branches: Branches in the input, one after another: three behind :class:`DimConv`.
+        shuffle: Bring the branches of a channel together before local fusion. Without it each group of local
+            fusion takes consecutive channels of the unshuffled map.
+        activation: Name of the activation.
+        final_activation: Whether the spatial convolution's output is activated before the gate scales it.
+
+    Raises:
+        ValueError: Fewer than 4 input channels: the gate's bottleneck has ``in_channels // 4``.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        branches: int = 3,
+        shuffle: bool = True,
+        activation: str = "prelu",
+        final_activation: bool = True,
+    ) -> None:
+        super().__init__()
+        if in_channels < 4:
+            raise ValueError(f"in_channels {in_channels} is below 4: the gate's bottleneck takes a quarter of it")
+        if out_channels < 1:
+            raise ValueError(f"out_channels {out_channels} must be at least 1")
+        self.shuffle = ChannelShuffle(branches) if shuffle else nn.Identity()
+        self.local = ConvNormAct(
+            branches * in_channels, in_channels, 1, groups=in_channels, activation=activation
+        )
+        self.spatial = ConvNormAct(
+            in_channels,
+            out_channels,
+            3,
+            groups=gcd(in_channels, out_channels),
+            activation=activation if final_activation else None,
+        )
+        self.gate_reduce = nn.Conv2d(in_channels, in_channels // 4, 1, bias=False)
+        self.gate_act = nn.ReLU()
+        self.gate_expand = nn.Conv2d(in_channels // 4, out_channels, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.local(self.shuffle(x))
+        gate = self.gate_expand(self.gate_act(self.gate_reduce(x.mean((2, 3), keepdim=True))))
+        return self.spatial(x) * torch.sigmoid(gate)
+
+
+class DiCE(nn.Module):
+    """The DiCE unit (DiCENet, Figure 3): ``(N, C_in, H, W)`` to ``(N, C_out, H, W)``.
+
+    Args:
+        in_channels: Channels of the input, at least 4.
+        out_channels: Channels of the output.
+        size: Native ``(H, W)``; inputs of other sizes are resized along the axis concerned.
+        kernel_size: Odd kernel size of the dimension-wise convolution; the fusion's spatial kernel is always 3x3.
+        dilation: ``(d_channel, d_width, d_height)``.
+        shuffle: Whether local fusion sees the three branches of one channel together.
+        activation: Name of the activation.
+        final_activation: Whether the spatial convolution's output is activated before the gate scales it.
+
+    Raises:
+        ValueError: An even kernel size, fewer than 4 input channels, or a size or dilation below 1.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        size: tuple[int, int],
+        kernel_size: int = 3,
+        dilation: Sequence[int] = (1, 1, 1),
+        shuffle: bool = True,
+        activation: str = "prelu",
+        final_activation: bool = True,
+    ) -> None:
+        super().__init__()
+        self.dim_conv = DimConv(in_channels, size, kernel_size, dilation)
+        self.norm = nn.BatchNorm2d(3 * in_channels)
+        self.act = make_activation(activation, 3 * in_channels)
+        self.dim_fuse = DimFuse(
+            in_channels,
+            out_channels,
+            shuffle=shuffle,
+            activation=activation,
+            final_activation=final_activation,
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.act(self.norm(self.dim_conv(x)))
+        x = self.dim_fuse(x)
+        return x
+
+
+class StridedDiCE(nn.Module):
+    """DiCENet's down-sampling unit (Figure 4): ``(N, C, H, W)`` to ``(N, 2C, ceil(H / 2), ceil(W / 2))``.
+
+    The left branch is a strided depth-wise separable convolution, the right branch average pooling and a DiCE unit;
+    the two are concatenated and shuffled.
+
+    Args:
+        in_channels: Channels C of the input, at least 4.
+        size: Native ``(H, W)`` of the *output*.
+        kernel_size: Odd kernel size of the dimension-wise convolution.
+        dilation: ``(d_channel, d_width, d_height)``.
+        shuffle: Passed to the DiCE unit.
+        activation: Name of the activation.
+
+    Raises:
+        ValueError: As :class:`DiCE`.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        size: tuple[int, int],
+        kernel_size: int = 3,
+        dilation: Sequence[int] = (1, 1, 1),
+        shuffle: bool = True,
+        activation: str = "prelu",
+    ) -> None:
+        super().__init__()
+        channels = in_channels
+        self.left = nn.Sequential(
+            ConvNormAct(channels, channels, 3, stride=2, groups=channels, activation=activation),
+            ConvNormAct(channels, channels, 1, activation=activation),
+        )
+        self.right = nn.Sequential(
+            nn.AvgPool2d(3, stride=2, padding=1),
+            DiCE(channels, channels, size, kernel_size, dilation, shuffle, activation),
+            ConvNormAct(channels, channels, 1, activation=activation),
+        )
+        self.shuffle = ChannelShuffle(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.cat((self.left(x), self.right(x)), 1)
+        return self.shuffle(x)

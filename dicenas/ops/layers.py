@@ -1,0 +1,108 @@
+"""The small layers that every candidate op and backbone is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["ACTIVATIONS", "ChannelShuffle", "ConvNormAct", "SqueezeExcitation", "make_activation"]
+
+#: Activation names and their factories; each factory takes the number of channels (only PReLU uses it).
+ACTIVATIONS: dict[str, Callable[[int], nn.Module]] = {
+    "prelu": nn.PReLU,
+    "relu": lambda channels: nn.ReLU(),
+    "relu6": lambda channels: nn.ReLU6(),
+    "hardswish": lambda channels: nn.Hardswish(),
+    "silu": lambda channels: nn.SiLU(),
+}
+
+
+def make_activation(name: str | None, channels: int) -> nn.Module:
+    """Return the activation called ``name`` for a map of ``channels`` channels; ``None`` gives the identity.
+
+    Raises:
+        ValueError: ``name`` is not one of :data:`ACTIVATIONS`.
+    """
+    if name is None:
+        return nn.Identity()
+    if name not in ACTIVATIONS:
+        raise ValueError(f"unknown activation {name!r}; expected one of {', '.join(sorted(ACTIVATIONS))}")
+    return ACTIVATIONS[name](channels)
+
+
+class ConvNormAct(nn.Module):
+    """Convolution without bias, batch normalisation, activation: ``(N, C_in, H, W)`` to ``(N, C_out, H', W')``.
+
+    Padding keeps the size at stride 1 and gives ``ceil(size / 2)`` at stride 2.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        kernel_size: Odd kernel size.
+        stride: Stride of the convolution.
+        groups: Groups of the convolution.
+        activation: Name of the activation, or ``None`` for a linear output.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        groups: int = 1,
+        activation: str | None = "prelu",
+    ) -> None:
+        super().__init__()
+        padding = (kernel_size - 1) // 2
+        self.conv = nn.Conv2d(
+            in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=False
+        )
+        self.norm = nn.BatchNorm2d(out_channels)
+        self.act = make_activation(activation, out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.act(self.norm(self.conv(x)))
+        return x
+
+
+class ChannelShuffle(nn.Module):
+    """Channel shuffle (ShuffleNet, arXiv 1707.01083): ``(N, C, H, W)`` to the same, groups interleaved.
+
+    ``nn.ChannelShuffle`` has no CUDA backward for channels_last inputs in some releases and exports to a custom
+    ONNX operator in others; view and transpose work everywhere.
+    """
+
+    def __init__(self, groups: int) -> None:
+        super().__init__()
+        self.groups = groups
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        x = x.reshape(n, self.groups, c // self.groups, h, w).transpose(1, 2)
+        return x.reshape(n, c, h, w)
+
+    def extra_repr(self) -> str:
+        return f"groups={self.groups}"
+
+
+class SqueezeExcitation(nn.Module):
+    """Squeeze-and-excitation (arXiv 1709.01507): scales each channel of ``(N, C, H, W)`` by a gate in (0, 1).
+
+    Args:
+        channels: Channels of the input and the output.
+        reduction: The bottleneck has ``max(1, channels // reduction)`` channels.
+    """
+
+    def __init__(self, channels: int, reduction: int = 4) -> None:
+        super().__init__()
+        squeezed = max(1, channels // reduction)
+        self.reduce = nn.Conv2d(channels, squeezed, 1)
+        self.act = nn.ReLU()
+        self.expand = nn.Conv2d(squeezed, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale = self.expand(self.act(self.reduce(x.mean((2, 3), keepdim=True))))
+        return x * torch.sigmoid(scale)

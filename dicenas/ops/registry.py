@@ -1,0 +1,319 @@
+"""The registry of candidate ops: what spaces, networks, costs, converters and the command line choose from.
+
+An op is a factory that maps ``(N, in_channels, stride * H, stride * W)`` to ``(N, out_channels, H, W)``. A candidate is
+an op with a kernel size, written ``dice_k3``; an op without kernel sizes, like ``skip``, is a candidate by its name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Protocol, TypeVar
+
+from torch import nn
+
+from dicenas.ops.cost import Cost
+from dicenas.ops.layers import ACTIVATIONS
+from dicenas.spelling import did_you_mean
+
+__all__ = [
+    "CandidateArguments",
+    "Downsample",
+    "OpInfo",
+    "build_candidate",
+    "build_op",
+    "candidate_cost",
+    "expand_candidates",
+    "get_op",
+    "list_ops",
+    "parse_candidate",
+    "register_op",
+]
+
+
+@dataclass(frozen=True)
+class CandidateArguments:
+    """The arguments with which a factory or a cost hook of an op is called.
+
+    Attributes:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        stride: 1 or 2.
+        size: ``(H, W)`` of the output.
+        kernel_size: One of the op's kernel sizes; 1 for an op without.
+        activation: Name of the activation.
+        final_activation: Whether the output is activated.
+    """
+
+    in_channels: int
+    out_channels: int
+    stride: int
+    size: tuple[int, int]
+    kernel_size: int
+    activation: str
+    final_activation: bool
+
+
+class OpFactory(Protocol):
+    """Builds the module of an op."""
+
+    def __call__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        stride: int,
+        size: tuple[int, int],
+        kernel_size: int,
+        activation: str,
+        final_activation: bool,
+    ) -> nn.Module: ...
+
+
+CostHook = Callable[[CandidateArguments], Cost]
+SliceHook = Callable[..., nn.Module]
+Factory = TypeVar("Factory", bound=OpFactory)
+
+
+@dataclass(frozen=True)
+class Downsample:
+    """A two-branch down-sampling unit that ShuffleNetV2 backbones use for an op instead of their own.
+
+    Attributes:
+        build: ``(channels, size, kernel_size, activation)`` to a module that maps ``(N, C, 2H, 2W)`` to
+            ``(N, 2C, H, W)``; ``size`` is that of the output.
+        cost: The closed form of the same arguments.
+    """
+
+    build: Callable[[int, tuple[int, int], int, str], nn.Module]
+    cost: Callable[[int, tuple[int, int], int, str], Cost]
+
+
+@dataclass(frozen=True)
+class OpInfo:
+    """What the registry knows of an op; see :func:`register_op`."""
+
+    name: str
+    factory: OpFactory
+    kernel_sizes: tuple[int, ...]
+    cost: CostHook | None
+    slice: SliceHook | None
+    downsample: Downsample | None
+    summary: str
+
+    @property
+    def candidates(self) -> tuple[str, ...]:
+        """Names of the op's candidates, one a kernel size."""
+        return tuple(f"{self.name}_k{k}" for k in self.kernel_sizes) or (self.name,)
+
+
+_REGISTRY: dict[str, OpInfo] = {}
+_CANDIDATE = re.compile(r"(?P<name>.+)_k(?P<kernel_size>\d+)")
+_NAME = re.compile(r"[a-z][a-z0-9_]*")
+
+
+def register_op(
+    name: str,
+    *,
+    kernel_sizes: Iterable[int] = (3,),
+    cost: CostHook | None = None,
+    slice: SliceHook | None = None,
+    downsample: Downsample | None = None,
+) -> Callable[[Factory], Factory]:
+    """Register the decorated factory as the candidate op ``name``.
+
+    Args:
+        name: Lower-case identifier, not ending like a candidate (``_k3``).
+        kernel_sizes: Odd kernel sizes on offer; empty for an op without one.
+        cost: Closed form of its cost. Without it the op is built on the meta device and counted, once for each
+            distinct set of arguments.
+        slice: Gives the op with fewer channels that shares its weights, for weight-sharing networks.
+        downsample: A whole down-sampling unit for ShuffleNetV2 backbones.
+
+    Raises:
+        ValueError: The name is taken or not usable, or a kernel size is even.
+
+    Example:
+        >>> @register_op("pool", kernel_sizes=())
+        ... def pool(in_channels, out_channels, *, stride, size, kernel_size, activation, final_activation):
+        ...     return nn.Sequential(nn.AvgPool2d(3, stride, 1), nn.Conv2d(in_channels, out_channels, 1))
+    """
+    sizes = tuple(kernel_sizes)
+    if not _NAME.fullmatch(name) or _CANDIDATE.fullmatch(name):
+        raise ValueError(f"op name {name!r} should be a lower-case identifier that does not end in _k<number>")
+    if name in _REGISTRY:
+        raise ValueError(f"op {name!r} is already registered")
+    if any(k < 1 or k % 2 == 0 for k in sizes):
+        raise ValueError(f"op {name!r}: kernel sizes {sizes} should be odd and positive")
+
+    def register(factory: Factory) -> Factory:
+        summary = (factory.__doc__ or "").strip().partition("\n")[0]
+        _REGISTRY[name] = OpInfo(name, factory, sizes, cost, slice, downsample, summary)
+        return factory
+
+    return register
+
+
+def list_ops() -> list[str]:
+    """Return the names of all registered ops, sorted."""
+    return sorted(_REGISTRY)
+
+
+def get_op(name: str) -> OpInfo:
+    """Return what is registered for ``name``.
+
+    Raises:
+        ValueError: There is no such op; the message names the nearest one.
+    """
+    if name not in _REGISTRY:
+        raise ValueError(
+            f"unknown op {name!r}{did_you_mean(name, _REGISTRY)} (registered: {', '.join(list_ops())})"
+        )
+    return _REGISTRY[name]
+
+
+def build_op(
+    name: str,
+    in_channels: int,
+    out_channels: int,
+    *,
+    stride: int = 1,
+    size: tuple[int, int],
+    kernel_size: int | None = None,
+    activation: str = "prelu",
+    final_activation: bool = True,
+) -> nn.Module:
+    """Build the registered op ``name``: maps ``(N, in_channels, sH, sW)`` to ``(N, out_channels, H, W)``.
+
+    Args:
+        name: Name of a registered op.
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        stride: 1 or 2.
+        size: ``(H, W)`` of the *output*.
+        kernel_size: One of the op's kernel sizes; by default 3, or the op's smallest where it has no 3.
+        activation: Name of the activation.
+        final_activation: Whether the output is activated; without, it is linear.
+
+    Raises:
+        ValueError: An unknown op or activation, or arguments that the op cannot serve.
+    """
+    op = get_op(name)
+    arguments = _arguments(op, in_channels, out_channels, stride, size, kernel_size, activation, final_activation)
+    return _build(op, arguments)
+
+
+def expand_candidates(names: Iterable[str]) -> tuple[str, ...]:
+    """Spell out candidates: an op's name stands for all its kernel sizes, a candidate for itself.
+
+    Raises:
+        ValueError: A name is neither an op nor a candidate, or comes twice.
+    """
+    expanded: list[str] = []
+    for name in names:
+        if name in _REGISTRY:
+            expanded += get_op(name).candidates
+        else:
+            parse_candidate(name)
+            expanded.append(name)
+    twice = {name for name in expanded if expanded.count(name) > 1}
+    if twice:
+        raise ValueError(f"candidate ops given twice: {', '.join(sorted(twice))}")
+    return tuple(expanded)
+
+
+def parse_candidate(candidate: str) -> tuple[OpInfo, int]:
+    """Return the op and the kernel size of a candidate such as ``"dice_k3"``.
+
+    Raises:
+        ValueError: There is no such candidate.
+    """
+    match = _CANDIDATE.fullmatch(candidate)
+    op = get_op(match["name"] if match else candidate)
+    kernel_size = int(match["kernel_size"]) if match else 1
+    if candidate not in op.candidates:
+        raise ValueError(f"unknown candidate {candidate!r}; op {op.name!r} offers {', '.join(op.candidates)}")
+    return op, kernel_size
+
+
+def build_candidate(
+    candidate: str,
+    in_channels: int,
+    out_channels: int,
+    stride: int,
+    size: tuple[int, int],
+    activation: str,
+    final_activation: bool,
+) -> nn.Module:
+    """Build the op of a candidate name; arguments as :func:`build_op`."""
+    op, kernel_size = parse_candidate(candidate)
+    arguments = CandidateArguments(
+        in_channels, out_channels, stride, size, kernel_size, activation, final_activation
+    )
+    return _build(op, arguments)
+
+
+@lru_cache(maxsize=65536)
+def candidate_cost(candidate: str, arguments: CandidateArguments) -> Cost:
+    """Return the cost of a candidate for these arguments: its closed form, or counted on the meta device."""
+    op, _ = parse_candidate(candidate)
+    if op.cost is not None:
+        return op.cost(arguments)
+    return _counted_cost(op, arguments)
+
+
+def _counted_cost(op: OpInfo, arguments: CandidateArguments) -> Cost:
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with torch.device("meta"):
+        module = _build(op, arguments).eval()
+        height, width = (side * arguments.stride for side in arguments.size)
+        x = torch.empty(1, arguments.in_channels, height, width)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        module(x)
+    return Cost(counter.get_total_flops() // 2, sum(p.numel() for p in module.parameters()))
+
+
+def _arguments(
+    op: OpInfo,
+    in_channels: int,
+    out_channels: int,
+    stride: int,
+    size: Any,
+    kernel_size: int | None,
+    activation: str,
+    final_activation: bool,
+) -> CandidateArguments:
+    """Validate what a caller gave for an op."""
+    problem = f"op {op.name!r}: "
+    if in_channels < 1 or out_channels < 1:
+        raise ValueError(f"{problem}in_channels {in_channels} and out_channels {out_channels} must be positive")
+    if stride not in (1, 2):
+        raise ValueError(f"{problem}stride {stride} is neither 1 nor 2")
+    if len(tuple(size)) != 2 or min(size) < 1:
+        raise ValueError(f"{problem}size {size} should be (H, W) of the output, both at least 1")
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"{problem}unknown activation {activation!r}{did_you_mean(activation, ACTIVATIONS)}")
+    if kernel_size is None:
+        kernel_size = 3 if 3 in op.kernel_sizes else min(op.kernel_sizes, default=1)
+    elif op.kernel_sizes and kernel_size not in op.kernel_sizes:
+        offered = ", ".join(map(str, op.kernel_sizes))
+        raise ValueError(f"{problem}kernel_size {kernel_size} is not offered; it has {offered}")
+    return CandidateArguments(
+        in_channels, out_channels, stride, (size[0], size[1]), kernel_size, activation, final_activation
+    )
+
+
+def _build(op: OpInfo, arguments: CandidateArguments) -> nn.Module:
+    return op.factory(
+        arguments.in_channels,
+        arguments.out_channels,
+        stride=arguments.stride,
+        size=arguments.size,
+        kernel_size=arguments.kernel_size,
+        activation=arguments.activation,
+        final_activation=arguments.final_activation,
+    )
