@@ -1,7 +1,7 @@
 """The package: what is installed, from which folders, with which requirements.
 
 The folders ``search_spaces/`` and ``strategies/`` stand at the top of the repository and install inside the package,
-as ``dicenas.search_spaces`` and ``dicenas.strategies``; ``csrc/`` installs as the data of ``dicenas.csrc``.
+as ``dicenas.search_spaces`` and ``dicenas.strategies``; the sources in ``csrc/`` install as data, ``dicenas/csrc/``.
 """
 
 from __future__ import annotations
@@ -11,32 +11,29 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
-ROOT = Path(__file__).parent
+ROOT = Path(__file__).resolve().parent
 
 # Folders at the top of the repository that install inside the package.
 MAPPED = ("search_spaces", "strategies")
 
-EXTRAS = {
-    # Searching: model spaces, strategies, training on the built-in data sets, report.
-    "search": [
-        "filelock<3.12",  # NNI hangs with later ones
-        "nni==3.0",
-        "numpy",
-        "optuna>=5",
-        "pillow",
-        "plotly",
-        "pytorch-lightning",  # imported by nni.nas.nn.pytorch
-        "rich",
-        "scikit-learn",
-        "torchvision",
-    ],
-    # Counting MACs.
-    "cost": ["thop"],
-    # Handing networks to other libraries.
-    "export": ["onnx", "onnxruntime", "onnxscript", "timm"],
-}
-EXTRAS["all"] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
-EXTRAS["dev"] = [
+REQUIREMENTS = ["pyyaml", "safetensors", "torch>=2.11", "tqdm"]
+
+COST = ["thop"]
+SEARCH = [
+    *COST,
+    "filelock<3.12",  # NNI's own pin, repeated because later ones make it hang
+    "nni==3.0",
+    "numpy",
+    "optuna>=5",
+    "pillow",
+    "plotly",
+    "pytorch-lightning",  # imported by nni.nas.nn.pytorch, not required by nni
+    "rich",
+    "scikit-learn",
+    "torchvision",
+]
+EXPORT = ["onnx", "onnxruntime", "onnxscript", "timm"]
+DEVELOPMENT = [
     "hypothesis",
     "mypy",
     "ninja",
@@ -55,29 +52,44 @@ def version() -> str:
     source = (ROOT / "dicenas" / "__init__.py").read_text(encoding="utf-8")
     found = re.search(r'^__version__ = "([^"]+)"$', source, flags=re.MULTILINE)
     if found is None:
-        raise RuntimeError('dicenas/__init__.py has no line __version__ = "..."')
+        raise RuntimeError('dicenas/__init__.py has no line of the form __version__ = "1.2.3"')
     return found.group(1)
 
 
-def packages() -> list[str]:
-    """List ``dicenas``, its subpackages, and the packages of the mapped folders."""
+def package_folders() -> dict[str, str]:
+    """Map each package to its folder, relative to the repository."""
     names = find_packages(str(ROOT), include=["dicenas", "dicenas.*"])
-    for folder in MAPPED:
-        names += [f"dicenas.{name}" for name in find_packages(str(ROOT), include=[folder, f"{folder}.*"])]
-    return [*names, "dicenas.csrc"]
+    folders = {name: name.replace(".", "/") for name in names}
+    for top in MAPPED:
+        names = find_packages(str(ROOT), include=[top, f"{top}.*"])
+        folders |= {f"dicenas.{name}": name.replace(".", "/") for name in names}
+    if (ROOT / "csrc").is_dir():
+        folders["dicenas.csrc"] = "csrc"
+    return folders
 
 
-setup(
-    name="dicenas",
-    version=version(),
-    description="Neural architecture search with DiCE units among the candidate operations",
-    license="MIT",
-    license_files=["LICENSE"],
-    python_requires=">=3.11",
-    packages=packages(),
-    package_dir={"dicenas.csrc": "csrc", **{f"dicenas.{folder}": folder for folder in MAPPED}},
-    package_data={"dicenas": ["py.typed"], "dicenas.csrc": ["**/*"]},
-    install_requires=["pyyaml", "safetensors", "torch>=2.11", "tqdm"],
-    extras_require=EXTRAS,
-    entry_points={"console_scripts": ["dicenas = dicenas.cli:main"]},
-)
+if __name__ == "__main__":
+    folders = package_folders()
+    setup(
+        name="dicenas",
+        version=version(),
+        description="Neural architecture search with DiCE units among the candidate operations",
+        license="MIT",
+        license_files=["LICENSE"],
+        python_requires=">=3.11",
+        packages=list(folders),
+        package_dir=folders,
+        package_data={
+            "dicenas": ["py.typed"],
+            "dicenas.csrc": [f"**/*.{suffix}" for suffix in ("c", "cc", "cpp", "cu", "cuh", "h", "hpp")],
+        },
+        install_requires=REQUIREMENTS,
+        extras_require={
+            "search": SEARCH,
+            "cost": COST,
+            "export": EXPORT,
+            "all": [*SEARCH, *EXPORT],
+            "dev": DEVELOPMENT,
+        },
+        entry_points={"console_scripts": ["dicenas = dicenas.cli:main"]},
+    )
