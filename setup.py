@@ -1,7 +1,7 @@
 """The package: what is installed, from which folders, with which requirements.
 
-The folders ``search_spaces/`` and ``strategies/`` stand at the top of the repository and install inside the package,
-as ``dicenas.search_spaces`` and ``dicenas.strategies``; the sources in ``csrc/`` install as data, ``dicenas/csrc/``.
+The folders ``search_spaces/`` and ``strategies/`` stand at the top of the repository and install inside the
+package, as ``dicenas.search_spaces`` and ``dicenas.strategies``; the sources in ``csrc/`` are its data.
 """
 
 from __future__ import annotations
