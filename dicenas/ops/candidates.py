@@ -110,6 +110,7 @@ def _strided_dice_cost(channels: int, size: tuple[int, int], kernel_size: int, a
 @register_op(
     "dice",
     kernel_sizes=(3, 5),
+    supports=lambda arguments: arguments.in_channels >= 4,
     cost=dice_cost,
     downsample=Downsample(_strided_dice, _strided_dice_cost),
 )
@@ -135,7 +136,11 @@ def dice(
     return unit if stride == 1 else nn.Sequential(nn.AvgPool2d(3, stride=2, padding=1), unit)
 
 
-@register_op("skip", kernel_sizes=(), cost=lambda arguments: Cost())
+def _keeps_shape(arguments: CandidateArguments) -> bool:
+    return arguments.stride == 1 and arguments.in_channels == arguments.out_channels
+
+
+@register_op("skip", kernel_sizes=(), supports=_keeps_shape, cost=lambda arguments: Cost())
 def skip(
     in_channels: int,
     out_channels: int,
@@ -147,8 +152,4 @@ def skip(
     final_activation: bool,
 ) -> nn.Module:
     """The identity, where input and output have one shape."""
-    if stride != 1 or in_channels != out_channels:
-        raise ValueError(
-            f"op 'skip' keeps the shape; it cannot map {in_channels} to {out_channels} channels at stride {stride}"
-        )
     return nn.Identity()

@@ -44,7 +44,9 @@ class DimFuse(nn.Module):
     ) -> None:
         super().__init__()
         if in_channels < 4:
-            raise ValueError(f"in_channels {in_channels} is below 4: the gate's bottleneck takes a quarter of it")
+            raise ValueError(
+                f"in_channels {in_channels} is below 4: the gate's bottleneck takes a quarter of it"
+            )
         if out_channels < 1:
             raise ValueError(f"out_channels {out_channels} must be at least 1")
         self.shuffle = ChannelShuffle(branches) if shuffle else nn.Identity()
@@ -61,6 +63,8 @@ class DimFuse(nn.Module):
         self.gate_reduce = nn.Conv2d(in_channels, in_channels // 4, 1, bias=False)
         self.gate_act = nn.ReLU()
         self.gate_expand = nn.Conv2d(in_channels // 4, out_channels, 1, bias=False)
+        nn.init.kaiming_normal_(self.gate_reduce.weight, mode="fan_out")
+        nn.init.kaiming_normal_(self.gate_expand.weight, mode="fan_out")
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.local(self.shuffle(x))
@@ -109,9 +113,7 @@ class DiCE(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.act(self.norm(self.dim_conv(x)))
-        x = self.dim_fuse(x)
-        return x
+        return self.dim_fuse(self.act(self.norm(self.dim_conv(x))))
 
 
 class StridedDiCE(nn.Module):
@@ -155,5 +157,4 @@ class StridedDiCE(nn.Module):
         self.shuffle = ChannelShuffle(2)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = torch.cat((self.left(x), self.right(x)), 1)
-        return self.shuffle(x)
+        return self.shuffle(torch.cat((self.left(x), self.right(x)), 1))

@@ -60,12 +60,12 @@ class ConvNormAct(nn.Module):
         self.conv = nn.Conv2d(
             in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=False
         )
+        nn.init.kaiming_normal_(self.conv.weight, mode="fan_out")
         self.norm = nn.BatchNorm2d(out_channels)
         self.act = make_activation(activation, out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.act(self.norm(self.conv(x)))
-        return x
+        return self.act(self.norm(self.conv(x)))
 
 
 class ChannelShuffle(nn.Module):
@@ -102,6 +102,9 @@ class SqueezeExcitation(nn.Module):
         self.reduce = nn.Conv2d(channels, squeezed, 1)
         self.act = nn.ReLU()
         self.expand = nn.Conv2d(squeezed, channels, 1)
+        for conv in (self.reduce, self.expand):
+            nn.init.kaiming_normal_(conv.weight, mode="fan_out")
+            nn.init.zeros_(conv.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         scale = self.expand(self.act(self.reduce(x.mean((2, 3), keepdim=True))))

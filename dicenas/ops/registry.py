@@ -74,6 +74,7 @@ class OpFactory(Protocol):
 
 CostHook = Callable[[CandidateArguments], Cost]
 SliceHook = Callable[..., nn.Module]
+SupportsHook = Callable[[CandidateArguments], bool]
 Factory = TypeVar("Factory", bound=OpFactory)
 
 
@@ -98,6 +99,7 @@ class OpInfo:
     name: str
     factory: OpFactory
     kernel_sizes: tuple[int, ...]
+    supports: SupportsHook | None
     cost: CostHook | None
     slice: SliceHook | None
     downsample: Downsample | None
@@ -118,6 +120,7 @@ def register_op(
     name: str,
     *,
     kernel_sizes: Iterable[int] = (3,),
+    supports: SupportsHook | None = None,
     cost: CostHook | None = None,
     slice: SliceHook | None = None,
     downsample: Downsample | None = None,
@@ -127,6 +130,7 @@ def register_op(
     Args:
         name: Lower-case identifier, not ending like a candidate (``_k3``).
         kernel_sizes: Odd kernel sizes on offer; empty for an op without one.
+        supports: Whether the op can serve these arguments; spaces offer it only where it can. By default always.
         cost: Closed form of its cost. Without it the op is built on the meta device and counted, once for each
             distinct set of arguments.
         slice: Gives the op with fewer channels that shares its weights, for weight-sharing networks.
@@ -142,7 +146,9 @@ def register_op(
     """
     sizes = tuple(kernel_sizes)
     if not _NAME.fullmatch(name) or _CANDIDATE.fullmatch(name):
-        raise ValueError(f"op name {name!r} should be a lower-case identifier that does not end in _k<number>")
+        raise ValueError(
+            f"op name {name!r} should be a lower-case identifier that does not end in _k<number>"
+        )
     if name in _REGISTRY:
         raise ValueError(f"op {name!r} is already registered")
     if any(k < 1 or k % 2 == 0 for k in sizes):
@@ -150,7 +156,7 @@ def register_op(
 
     def register(factory: Factory) -> Factory:
         summary = (factory.__doc__ or "").strip().partition("\n")[0]
-        _REGISTRY[name] = OpInfo(name, factory, sizes, cost, slice, downsample, summary)
+        _REGISTRY[name] = OpInfo(name, factory, sizes, supports, cost, slice, downsample, summary)
         return factory
 
     return register
@@ -201,7 +207,9 @@ def build_op(
         ValueError: An unknown op or activation, or arguments that the op cannot serve.
     """
     op = get_op(name)
-    arguments = _arguments(op, in_channels, out_channels, stride, size, kernel_size, activation, final_activation)
+    arguments = _arguments(
+        op, in_channels, out_channels, stride, size, kernel_size, activation, final_activation
+    )
     return _build(op, arguments)
 
 
@@ -290,7 +298,9 @@ def _arguments(
     """Validate what a caller gave for an op."""
     problem = f"op {op.name!r}: "
     if in_channels < 1 or out_channels < 1:
-        raise ValueError(f"{problem}in_channels {in_channels} and out_channels {out_channels} must be positive")
+        raise ValueError(
+            f"{problem}in_channels {in_channels} and out_channels {out_channels} must be positive"
+        )
     if stride not in (1, 2):
         raise ValueError(f"{problem}stride {stride} is neither 1 nor 2")
     if len(tuple(size)) != 2 or min(size) < 1:
@@ -308,6 +318,11 @@ def _arguments(
 
 
 def _build(op: OpInfo, arguments: CandidateArguments) -> nn.Module:
+    if op.supports is not None and not op.supports(arguments):
+        raise ValueError(
+            f"op {op.name!r} cannot map {arguments.in_channels} to {arguments.out_channels} channels "
+            f"at stride {arguments.stride} and output size {arguments.size}"
+        )
     return op.factory(
         arguments.in_channels,
         arguments.out_channels,

@@ -51,6 +51,4 @@ class SeparableConv(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.se(self.depthwise(x))
-        x = self.pointwise(x)
-        return x
+        return self.pointwise(self.se(self.depthwise(x)))

@@ -1,0 +1,270 @@
+"""ShuffleNetV2 with a candidate op in each unit, and DiCENet, the point of it where every op is the DiCE unit.
+
+Units as published with DiCENet (arXiv 1906.03516, Figure 4; EdgeNets), after ShuffleNetV2 (arXiv 1807.11164).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from dicenas.architecture import Architecture
+from dicenas.nets.backbone import Backbone, BlockSpec, Layout, Network, build, half, register_backbone
+from dicenas.ops import (
+    CandidateArguments,
+    ChannelShuffle,
+    ConvNormAct,
+    Cost,
+    SeparableConv,
+    conv_cost,
+    conv_norm_act_cost,
+    parse_candidate,
+)
+from dicenas.ops.candidates import separable_cost
+
+__all__ = [
+    "CHANNELS",
+    "GroupedClassifier",
+    "ShuffleNetV2",
+    "ShuffleUnit",
+    "StridedShuffleUnit",
+    "dicenet",
+    "dicenet_architecture",
+]
+
+#: Channels by width: stem, the first stage's input, the three stages, the head (DiCENet, Table 4; EdgeNets).
+CHANNELS: dict[float, tuple[int, int, int, int, int, int]] = {
+    0.1: (8, 8, 16, 32, 64, 512),
+    0.2: (16, 16, 32, 64, 128, 1024),
+    0.5: (24, 24, 48, 96, 192, 1024),
+    0.75: (24, 24, 86, 172, 344, 1024),
+    1.0: (24, 24, 116, 232, 464, 1024),
+    1.25: (24, 24, 144, 288, 576, 1024),
+    1.5: (24, 24, 176, 352, 704, 1024),
+    1.75: (24, 24, 210, 420, 840, 1024),
+    2.0: (24, 24, 244, 488, 976, 1024),
+    2.4: (24, 24, 278, 556, 1112, 1280),
+}
+
+_HEAD_GROUPS = 4
+
+
+class ShuffleUnit(nn.Module):
+    """ShuffleNetV2's basic unit: ``(N, C_in, H, W)`` to ``(N, C_out, H, W)``.
+
+    Half of the channels pass untouched; the others go through a point-wise convolution and the candidate op. Both
+    are concatenated and shuffled.
+
+    Args:
+        in_channels: Channels of the input; ``round(in_channels / 2)`` of them pass.
+        out_channels: Channels of the output, even.
+        op: Module that keeps the shape of ``out_channels - round(in_channels / 2)`` channels.
+        activation: Name of the activation behind the point-wise convolution.
+
+    Raises:
+        ValueError: ``out_channels`` is odd: two groups cannot be shuffled.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, op: nn.Module, activation: str = "prelu") -> None:
+        super().__init__()
+        if out_channels % 2:
+            raise ValueError(
+                f"out_channels {out_channels} is odd; a shuffle of two groups needs an even number"
+            )
+        passed = round(in_channels / 2)
+        self.split = (passed, in_channels - passed)
+        self.pointwise = ConvNormAct(in_channels - passed, out_channels - passed, 1, activation=activation)
+        self.op = op
+        self.shuffle = ChannelShuffle(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        passed, x = x.split(self.split, 1)
+        return self.shuffle(torch.cat((passed, self.op(self.pointwise(x))), 1))
+
+
+class StridedShuffleUnit(nn.Module):
+    """ShuffleNetV2's down-sampling unit: ``(N, C, H, W)`` to ``(N, 2C, ceil(H / 2), ceil(W / 2))``.
+
+    Args:
+        in_channels: Channels C of the input.
+        op: Module of stride 2 that maps C to C channels, the right branch's behind a point-wise convolution.
+        activation: Name of the activation.
+    """
+
+    def __init__(self, in_channels: int, op: nn.Module, activation: str = "prelu") -> None:
+        super().__init__()
+        self.left = SeparableConv(in_channels, in_channels, stride=2, activation=activation)
+        self.right = nn.Sequential(ConvNormAct(in_channels, in_channels, 1, activation=activation), op)
+        self.shuffle = ChannelShuffle(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.shuffle(torch.cat((self.left(x), self.right(x)), 1))
+
+
+class GroupedClassifier(nn.Module):
+    """DiCENet's head: global average pooling, a grouped linear layer, dropout and the classifier.
+
+    Args:
+        in_channels: Channels of the input ``(N, C, H, W)``, divisible by 4.
+        hidden_channels: Features behind the grouped layer.
+        num_classes: Classes; the output is ``(N, num_classes)``.
+        dropout: Dropout probability.
+    """
+
+    def __init__(self, in_channels: int, hidden_channels: int, num_classes: int, dropout: float) -> None:
+        super().__init__()
+        self.expand = nn.Conv2d(in_channels, hidden_channels, 1, groups=_HEAD_GROUPS, bias=False)
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Conv2d(hidden_channels, num_classes, 1)
+        nn.init.kaiming_normal_(self.expand.weight, mode="fan_out")
+        nn.init.kaiming_normal_(self.classifier.weight, mode="fan_out")
+        nn.init.zeros_(self.classifier.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.expand(x.mean((2, 3), keepdim=True))
+        x = self.classifier(self.dropout(x))
+        return x.flatten(1)
+
+
+class ShuffleNetV2(Backbone):
+    """ShuffleNetV2 in the layout published with DiCENet, with DiCENet's head.
+
+    A stage is a down-sampling unit and, counted by its depth, basic units. DiCENet is the point with ``dice_k3``
+    everywhere and depths 3, 7, 3.
+    """
+
+    name = "shufflenetv2"
+    summary = "ShuffleNetV2 units with a candidate op each, DiCENet's head; DiCENet is a point of it"
+    activation = "prelu"
+    leading_blocks = 1
+    skip_removes_block = False
+    widths = (0.5, 0.75, 1.0)
+    depths = ((1, 2, 3), (3, 5, 7), (1, 2, 3))
+
+    def check_width(self, width: float) -> None:
+        if width not in CHANNELS:
+            known = ", ".join(map(str, CHANNELS))
+            raise ValueError(f"{self.name} has no width {width}; published widths: {known}")
+
+    def layout(self, architecture: Architecture) -> Layout:
+        stem_channels, channels, *stage_channels, head_channels = CHANNELS[architecture.width]
+        image = architecture.image_size
+        size = half(half(image)) if architecture.stem == "imagenet" else image
+        stem = BlockSpec(
+            f"stem_{architecture.stem}", architecture.in_channels, stem_channels, image, size, stride=2
+        )
+        stages = []
+        for ops, out_channels in zip(architecture.stages, stage_channels, strict=True):
+            in_size, size = size, half(size)
+            blocks = [BlockSpec("strided_unit", channels, 2 * channels, in_size, size, stride=2, op=ops[0])]
+            channels = 2 * channels
+            for op in ops[1:]:
+                blocks.append(BlockSpec("unit", channels, out_channels, size, size, op=op))
+                channels = out_channels
+            stages.append(tuple(blocks))
+        head = BlockSpec(
+            "head",
+            channels,
+            architecture.num_classes,
+            size,
+            size,
+            hidden_channels=head_channels,
+            dropout=0.2 if architecture.width > 1 else 0.1,
+        )
+        return Layout(stem, tuple(stages), head)
+
+    def op_arguments(self, block: BlockSpec) -> CandidateArguments:
+        channels = block.in_channels
+        if block.kind == "unit":
+            channels = block.out_channels - round(block.in_channels / 2)
+        kernel_size = parse_candidate(block.op)[1] if block.op else 1
+        return CandidateArguments(
+            channels, channels, block.stride, block.size, kernel_size, self.activation, True
+        )
+
+    def build_block(self, block: BlockSpec) -> nn.Module:
+        if block.kind == "stem_imagenet":
+            conv = ConvNormAct(block.in_channels, block.out_channels, 3, stride=2, activation=self.activation)
+            return nn.Sequential(conv, nn.MaxPool2d(3, stride=2, padding=1))
+        if block.kind == "stem_small":
+            return nn.Sequential(
+                ConvNormAct(block.in_channels, block.out_channels, 3, activation=self.activation)
+            )
+        if block.kind == "head":
+            return GroupedClassifier(
+                block.in_channels, block.hidden_channels, block.out_channels, block.dropout
+            )
+        assert block.op is not None
+        if block.kind == "unit":
+            op = self._build_op(block, final_activation=True)
+            return ShuffleUnit(block.in_channels, block.out_channels, op, self.activation)
+        info, kernel_size = parse_candidate(block.op)
+        if info.downsample is not None:
+            return info.downsample.build(block.in_channels, block.size, kernel_size, self.activation)
+        op = self._build_op(block, final_activation=True)
+        return StridedShuffleUnit(block.in_channels, op, self.activation)
+
+    def block_cost(self, block: BlockSpec) -> Cost:
+        if block.kind.startswith("stem"):
+            size = half(block.in_size) if block.kind == "stem_imagenet" else block.size
+            return conv_norm_act_cost(
+                block.in_channels, block.out_channels, 3, size, activation=self.activation
+            )
+        if block.kind == "head":
+            expand = conv_cost(block.in_channels, block.hidden_channels, 1, (1, 1), groups=_HEAD_GROUPS)
+            return expand + conv_cost(block.hidden_channels, block.out_channels, 1, (1, 1), bias=True)
+        assert block.op is not None
+        if block.kind == "unit":
+            passed = round(block.in_channels / 2)
+            pointwise = conv_norm_act_cost(
+                block.in_channels - passed,
+                block.out_channels - passed,
+                1,
+                block.size,
+                activation=self.activation,
+            )
+            return pointwise + self._op_cost(block)
+        info, kernel_size = parse_candidate(block.op)
+        channels = block.in_channels
+        if info.downsample is not None:
+            return info.downsample.cost(channels, block.size, kernel_size, self.activation)
+        left = separable_cost(CandidateArguments(channels, channels, 2, block.size, 3, self.activation, True))
+        pointwise = conv_norm_act_cost(channels, channels, 1, block.in_size, activation=self.activation)
+        return left + pointwise + self._op_cost(block)
+
+
+register_backbone(ShuffleNetV2())
+
+
+def dicenet_architecture(
+    scale: float, num_classes: int = 1000, image_size: int | tuple[int, int] = 224
+) -> Architecture:
+    """Return DiCENet (arXiv 1906.03516) at a published scale as a point of the ShuffleNetV2 family."""
+    size = (image_size, image_size) if isinstance(image_size, int) else image_size
+    stages = tuple(("dice_k3",) * (depth + 1) for depth in (3, 7, 3))
+    return Architecture("shufflenetv2", scale, stages, image_size=size, num_classes=num_classes)
+
+
+def dicenet(
+    scale: float,
+    num_classes: int = 1000,
+    image_size: int | tuple[int, int] = 224,
+    dropout: float | None = None,
+) -> Network:
+    """Build DiCENet (arXiv 1906.03516) with fresh weights.
+
+    Args:
+        scale: One of the published scales, the keys of :data:`CHANNELS`.
+        num_classes: Number of classes.
+        image_size: Native size of the image, an int or ``(H, W)``; sizes that 32 does not divide are rounded up
+            stage by stage. Images of other sizes work too.
+        dropout: Dropout probability in the head; by default the published one: 0.1 up to scale 1, 0.2 above.
+
+    Raises:
+        ValueError: The scale is not published.
+    """
+    network = build(dicenet_architecture(scale, num_classes, image_size))
+    if dropout is not None:
+        assert isinstance(network.head, GroupedClassifier)
+        network.head.dropout.p = dropout
+    return network
