@@ -20,8 +20,8 @@ _EXPORTS = {
 
 __all__ = ["__version__", *_EXPORTS]
 
-# Started in a checkout, Python finds this folder, whether or not the package is installed; dicenas.search_spaces
-# and dicenas.strategies then stand beside it, not in it.
+# Started in a checkout, Python finds this folder, whether or not the package is installed; its subpackages
+# search_spaces and strategies then stand beside it, not in it.
 _ROOT = Path(__file__).resolve().parent.parent
 if (_ROOT / "setup.py").is_file() and (_ROOT / "search_spaces").is_dir():
     __path__.append(str(_ROOT))

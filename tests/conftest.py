@@ -14,8 +14,8 @@ from hypothesis import settings
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = Path(os.environ.get("DICENAS_REFERENCE", ROOT.parent / "shared")).resolve()
 
-# Read by OpenMP when torch is loaded, here and in subprocesses: the tests run side by side, and results should
-# not depend on the number of cores.
+# Read by OpenMP when torch is loaded, here and in subprocesses: the tests run side by side, and their results
+# should not depend on the number of cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MKL_NUM_THREADS", "1")
 

@@ -209,10 +209,11 @@ class Blocker(importlib.abc.MetaPathFinder):
 sys.meta_path.insert(0, Blocker())
 """
 # All that the package's extras and requirements bring, save torch and what torch itself requires.
-BESIDE_TORCH = set(
-    "PIL matplotlib nni numpy onnx onnxruntime onnxscript optuna pandas plotly pytorch_lightning rich safetensors "
-    "scipy sklearn thop timm torchvision tqdm yaml".split()
-)
+BESIDE_TORCH = {
+    *("PIL", "matplotlib", "nni", "numpy", "onnx", "onnxruntime", "onnxscript", "optuna", "pandas", "plotly"),
+    *("pytorch_lightning", "rich", "safetensors", "scipy", "sklearn", "thop", "timm", "torchvision", "tqdm"),
+    "yaml",
+}
 
 
 def test_lower_floors_import_with_torch_alone() -> None:
