@@ -1,0 +1,299 @@
+"""Short training of one network, and its accuracy."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dicenas.evaluation.augment import random_shift_flip
+from dicenas.evaluation.data import Data
+
+__all__ = ["TrainConfig", "TrainingDiverged", "evaluate", "train_and_evaluate"]
+
+logger = logging.getLogger(__name__)
+
+_WARMUP = 0.1  # share of the steps in which the learning rate rises
+_EVALUATION_BATCH = 256
+
+
+class TrainingDiverged(RuntimeError):  # noqa: N818, an outcome of a trial as much as an error
+    """The loss became NaN or infinite.
+
+    Args:
+        step: Number of optimizer steps done before it did.
+        loss: The loss.
+    """
+
+    def __init__(self, step: int, loss: float) -> None:
+        super().__init__(f"training diverged: the loss is {loss} after {step} steps; lower the learning rate")
+        self.step = step
+        self.loss = loss
+
+    def __reduce__(self) -> tuple[type[TrainingDiverged], tuple[int, float]]:
+        # Trials run in processes of their own; exceptions are rebuilt from their arguments.
+        return type(self), (self.step, self.loss)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Recipe of a short training: SGD with Nesterov momentum, warm-up and cosine decay of the learning rate.
+
+    Attributes:
+        epochs: Passes over the training images.
+        batch: Images in a step. What is left of an epoch after the last whole batch is passed over.
+        learning_rate: Highest learning rate, reached after a tenth of the steps.
+        weight_decay: Weight decay of the weights of convolutions and linear layers; biases, normalization and
+            activation parameters have none.
+        momentum: Momentum.
+        label_smoothing: Share of the target that is spread over all classes.
+        seed: Fixes the order of the images, their augmentation and dropout. The initial weights are the
+            caller's.
+        threads: CPU threads while training; those set in torch where it is None. Results can differ in the
+            last bits between numbers of threads.
+        augment: Whether images are shifted by up to an eighth of their size and, where the dataset allows it,
+            mirrored.
+
+    Raises:
+        ValueError: Values out of range, one line for each.
+    """
+
+    epochs: int = 3
+    batch: int = 64
+    learning_rate: float = 0.05
+    weight_decay: float = 1e-4
+    momentum: float = 0.9
+    label_smoothing: float = 0.0
+    seed: int = 0
+    threads: int | None = None
+    augment: bool = True
+
+    def __post_init__(self) -> None:
+        problems = []
+        # Batch normalization needs two images or more.
+        for name, lowest in (("epochs", 1), ("batch", 2), ("seed", 0), ("threads", 1)):
+            value: Any = getattr(self, name)
+            if name == "threads" and value is None:
+                continue
+            if not isinstance(value, int) or isinstance(value, bool) or value < lowest:
+                problems.append(f"{name}: {value!r}, expected a whole number, {lowest} or more")
+        if not _is_finite(self.learning_rate) or self.learning_rate <= 0:
+            problems.append(f"learning_rate: {self.learning_rate!r}, expected a number above 0")
+        if not _is_finite(self.weight_decay) or self.weight_decay < 0:
+            problems.append(f"weight_decay: {self.weight_decay!r}, expected a number, 0 or more")
+        # Nesterov's form does not exist without momentum.
+        if not _is_finite(self.momentum) or not 0 < self.momentum < 1:
+            problems.append(f"momentum: {self.momentum!r}, expected a number above 0 and below 1")
+        if not _is_finite(self.label_smoothing) or not 0 <= self.label_smoothing < 1:
+            problems.append(f"label_smoothing: {self.label_smoothing!r}, expected a number from 0 to below 1")
+        if not isinstance(self.augment, bool):
+            problems.append(f"augment: {self.augment!r}, expected true or false")
+        if problems:
+            raise ValueError("\n".join(problems))
+
+
+def train_and_evaluate(
+    net: nn.Module,
+    data: Data,
+    config: TrainConfig,
+    *,
+    device: str | torch.device = "cpu",
+    report: Callable[[int, dict[str, float]], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> dict[str, float]:
+    """Train a network in place and measure its accuracy on the validation images.
+
+    The same network, data and config give the same result to the bit on the CPU. The global random state and
+    torch's number of threads are as before afterwards. On CUDA, training runs in mixed precision.
+
+    Args:
+        net: Takes float32 images ``(N, 3, H, W)`` and gives logits ``(N, num_classes)``. It is left on
+            ``device``, in evaluation mode.
+        data: What to train and validate on.
+        config: The recipe.
+        device: Where to train.
+        report: Called after each epoch with its number, from 1, and ``accuracy`` and ``loss`` on the
+            validation images and ``train_loss``. An exception that it raises ends the training.
+        should_stop: Called after each epoch (after ``report``); training ends where it returns True.
+
+    Returns:
+        ``accuracy`` (top-1, 0 to 1) and ``loss`` (cross-entropy) on the validation images, ``train_seconds``
+        (without evaluation) and ``epochs`` done.
+
+    Raises:
+        TrainingDiverged: The loss became NaN or infinite.
+        ValueError: The device is not there, or the network does not give one logit for each class.
+    """
+    target = _checked_device(device)
+    train_seconds = 0.0
+    metrics: dict[str, float] | None = None
+    with _threads(config.threads), _random_state(config.seed, target):
+        trainer = _Trainer(net, data, config, target)
+        for epoch in range(1, config.epochs + 1):
+            start = time.perf_counter()
+            train_loss = trainer.run_epoch()
+            train_seconds += time.perf_counter() - start
+            metrics = None
+            if report is not None:
+                metrics = evaluate(net, data, device=target)
+                report(epoch, {**metrics, "train_loss": train_loss})
+            if should_stop is not None and should_stop():
+                break
+        metrics = metrics or evaluate(net, data, device=target)
+    if not math.isfinite(metrics["loss"]):
+        raise TrainingDiverged(trainer.step, metrics["loss"])
+    logger.debug("trained %d epochs in %.1f s: accuracy %.4f", epoch, train_seconds, metrics["accuracy"])
+    return {**metrics, "train_seconds": train_seconds, "epochs": epoch}
+
+
+def evaluate(net: nn.Module, data: Data, *, device: str | torch.device = "cpu") -> dict[str, float]:
+    """Measure a network on the validation images.
+
+    Args:
+        net: Takes float32 images ``(N, 3, H, W)`` and gives logits ``(N, num_classes)``. It is left on
+            ``device``, in evaluation mode.
+        data: What to validate on.
+        device: Where to run.
+
+    Returns:
+        ``accuracy`` (top-1, 0 to 1) and ``loss`` (mean cross-entropy).
+
+    Raises:
+        ValueError: The device is not there, or the network does not give one logit for each class.
+    """
+    target = _checked_device(device)
+    net.to(target).eval()
+    correct = 0
+    loss = 0.0
+    with torch.inference_mode(), _mixed_precision(target):
+        for images, labels in data.val.batches(torch.arange(len(data.val)), _EVALUATION_BATCH):
+            labels = labels.to(target)
+            logits = _logits(net, data.normalize(images.to(target)), data.num_classes)
+            correct += int((logits.argmax(1) == labels).sum())
+            loss += F.cross_entropy(logits, labels, reduction="sum").item()
+    return {"accuracy": correct / len(data.val), "loss": loss / len(data.val)}
+
+
+class _Trainer:
+    """The state of one training."""
+
+    def __init__(self, net: nn.Module, data: Data, config: TrainConfig, device: torch.device) -> None:
+        self.net = net.to(device)
+        self.data = data
+        self.config = config
+        self.device = device
+        self.batch = min(config.batch, len(data.train))
+        self.steps_per_epoch = len(data.train) // self.batch
+        self.step = 0
+        self.generator = torch.Generator().manual_seed(config.seed)
+        decayed = [parameter for parameter in net.parameters() if parameter.ndim > 1]
+        others = [parameter for parameter in net.parameters() if parameter.ndim <= 1]
+        groups: list[dict[str, Any]] = [
+            {"params": decayed, "weight_decay": config.weight_decay},
+            {"params": others},
+        ]
+        self.optimizer = torch.optim.SGD(
+            groups, config.learning_rate, config.momentum, nesterov=True, fused=True
+        )
+        self.scaler = torch.amp.GradScaler("cuda", enabled=_amp_dtype(device) is torch.float16)
+
+    def run_epoch(self) -> float:
+        """Train on every image once and return the mean loss."""
+        self.net.train()
+        order = torch.randperm(len(self.data.train), generator=self.generator)
+        order = order[: self.steps_per_epoch * self.batch]
+        total = 0.0
+        for images, labels in self.data.train.batches(order, self.batch):
+            total += self._train_step(images.to(self.device), labels.to(self.device))
+        return total / self.steps_per_epoch
+
+    def _train_step(self, images: Tensor, labels: Tensor) -> float:
+        if self.config.augment:
+            shift = self.data.image_size // 8
+            images = random_shift_flip(images, shift, mirrored=self.data.mirrored, generator=self.generator)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.learning_rate * self._schedule()
+        with _mixed_precision(self.device):
+            logits = _logits(self.net, self.data.normalize(images), self.data.num_classes)
+            loss = F.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
+        value = loss.item()
+        if not math.isfinite(value):
+            raise TrainingDiverged(self.step, value)
+        self.optimizer.zero_grad()
+        torch.autograd.backward(self.scaler.scale(loss))
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.step += 1
+        return value
+
+    def _schedule(self) -> float:
+        """Share of the highest learning rate at this step: a line up, then half a cosine down to zero."""
+        steps = self.steps_per_epoch * self.config.epochs
+        warmup = math.ceil(_WARMUP * steps)
+        if self.step < warmup:
+            return (self.step + 1) / warmup
+        return 0.5 * (1 + math.cos(math.pi * (self.step - warmup + 1) / (steps - warmup + 1)))
+
+
+def _logits(net: nn.Module, images: Tensor, num_classes: int) -> Tensor:
+    logits = net(images)
+    expected = (len(images), num_classes)
+    if not isinstance(logits, Tensor) or logits.shape != expected:
+        given = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ValueError(f"the network gave {given}, expected logits of shape {expected}: one for each class")
+    return logits.float()
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _checked_device(device: str | torch.device) -> torch.device:
+    try:
+        target = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"device {device!r} is not known, expected cpu or cuda") from error
+    if target.type == "cuda":
+        present = torch.cuda.device_count()
+        if (target.index or 0) >= present:
+            raise ValueError(
+                f"device {str(device)!r} was asked for, but this machine has {present} CUDA devices"
+            )
+    return target
+
+
+def _amp_dtype(device: torch.device) -> torch.dtype | None:
+    """Precision of the arithmetic beside float32, None where there is none."""
+    if device.type != "cuda":
+        return None
+    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+
+
+def _mixed_precision(device: torch.device) -> torch.autocast:
+    dtype = _amp_dtype(device)
+    return torch.autocast(device.type, dtype, enabled=dtype is not None)
+
+
+@contextlib.contextmanager
+def _threads(threads: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def _random_state(seed: int, device: torch.device) -> Iterator[None]:
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
