@@ -57,8 +57,10 @@ $(INSTALLED): setup.py pyproject.toml constraints.txt
 	    echo "Install one, or name it: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)" >&2; \
 	    exit 1; \
 	fi
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt setuptools
-	$(BIN)/python -m pip install --constraint constraints.txt --no-build-isolation --editable '.[all,dev]'
+	@echo "installing into .venv; the first time takes some minutes, most of them for torch"
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt setuptools
+	@$(BIN)/python -m pip install --constraint constraints.txt --no-build-isolation --editable '.[all,dev]' \
+	    | grep --invert-match '^Requirement already satisfied'
 	@touch $@
 
 clean: ## remove build products and caches
