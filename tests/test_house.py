@@ -19,11 +19,13 @@ ROOT = Path(__file__).resolve().parent.parent
 FLOORS = {
     "dicenas": 0,
     "dicenas.files": 0,
+    "dicenas.pareto": 0,
     "dicenas.spelling": 0,
     "dicenas.ops": 1,
     "dicenas.architecture": 2,
     "dicenas.space": 2,
     "dicenas.nets": 2,
+    "dicenas.runs": 2,
     "dicenas.cost": 3,
     "dicenas.convert": 4,
     "dicenas.evaluation": 4,
@@ -182,9 +184,7 @@ def test_the_check_lets_pass(name: str, source: str) -> None:
 
 
 def run_python(source: str, cwd: Path = ROOT) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", source], cwd=cwd, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", source], cwd=cwd, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -42,9 +42,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def build(checkout: Path, kind: str, out: Path) -> Path:
     """Build a wheel as pip does, with the setuptools at hand and no network; return it unpacked."""
     source = f"from setuptools import build_meta; build_meta.build_{kind}({str(out)!r})"
-    done = subprocess.run(
-        [sys.executable, "-c", source], cwd=checkout, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", source], cwd=checkout, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     (wheel,) = out.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
@@ -82,9 +80,7 @@ def test_wheel_holds_the_package(installed: Path) -> None:
 
 def test_wheel_holds_the_native_sources(installed: Path) -> None:
     suffixes = {".c", ".cc", ".cpp", ".cu", ".cuh", ".h", ".hpp"}
-    sources = {
-        path.relative_to(ROOT).as_posix() for path in (ROOT / "csrc").rglob("*") if path.suffix in suffixes
-    }
+    sources = {path.relative_to(ROOT).as_posix() for path in (ROOT / "csrc").rglob("*") if path.suffix in suffixes}
     assert sources
     assert sources <= {path.relative_to(installed / "dicenas").as_posix() for path in installed.rglob("*")}
 
@@ -103,9 +99,7 @@ def test_plain_install_is_found_from_elsewhere(installed: Path, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("mode", ["installed", "editable", None])
-def test_checkout_is_found_from_its_root(
-    mode: str | None, checkout: Path, request: pytest.FixtureRequest
-) -> None:
+def test_checkout_is_found_from_its_root(mode: str | None, checkout: Path, request: pytest.FixtureRequest) -> None:
     """The checkout's ``dicenas`` hides an installed one, so the mapped folders must be the checkout's too."""
     site = request.getfixturevalue(mode) if mode else None
     found = found_at(("dicenas", *MAPPED), site=site, cwd=checkout)
@@ -120,9 +114,7 @@ def test_editable_install_is_found_from_elsewhere(editable: Path, checkout: Path
 def test_bare_import_registers_nothing_twice() -> None:
     source = (
         "from dicenas.ops import list_ops\nimport dicenas.search_spaces, dicenas.strategies\n"
-        "before = list_ops()\nimport search_spaces, strategies  # noqa: TID251\nassert list_ops() == before\n"
+        "before = list_ops()\nimport search_spaces, strategies\nassert list_ops() == before\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", source], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", source], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
