@@ -62,9 +62,7 @@ class Architecture:
         if len(size) != 2 or any(not isinstance(side, int) or side < 1 for side in size):
             raise ValueError(f"image_size {self.image_size!r} should be (H, W) in pixels, both at least 1")
         if self.num_classes < 1 or self.in_channels < 1:
-            raise ValueError(
-                f"num_classes {self.num_classes} and in_channels {self.in_channels} must be at least 1"
-            )
+            raise ValueError(f"num_classes {self.num_classes} and in_channels {self.in_channels} must be at least 1")
 
     def replace(self, **changes: Any) -> Architecture:
         """Return a copy with some fields changed."""

@@ -116,9 +116,7 @@ def _network(module: Network, own: str, theirs: str) -> _Pairs:
     for number, stage in enumerate(module.stages):
         assert isinstance(stage, nn.Sequential)
         for position, unit in enumerate(stage):
-            yield from _pairs(
-                unit, f"{own}stages.{number}.{position}.", f"{theirs}level{number + 3}.{position}."
-            )
+            yield from _pairs(unit, f"{own}stages.{number}.{position}.", f"{theirs}level{number + 3}.{position}.")
     yield f"{own}head.expand.weight", f"{theirs}classifier.0.weight"
     yield from _tensors(head.classifier, f"{own}head.classifier.", f"{theirs}classifier.2.")
 

@@ -155,9 +155,7 @@ class MobileNetV2(Backbone):
 
     def build_block(self, block: BlockSpec) -> nn.Module:
         if block.kind == "stem":
-            return ConvNormAct(
-                block.in_channels, block.out_channels, 3, block.stride, activation=self.activation
-            )
+            return ConvNormAct(block.in_channels, block.out_channels, 3, block.stride, activation=self.activation)
         if block.kind == "head":
             return LinearClassifier(
                 block.in_channels, block.hidden_channels, block.out_channels, block.dropout, self.activation
@@ -171,9 +169,7 @@ class MobileNetV2(Backbone):
 
     def block_cost(self, block: BlockSpec) -> Cost:
         if block.kind == "stem":
-            return conv_norm_act_cost(
-                block.in_channels, block.out_channels, 3, block.size, activation=self.activation
-            )
+            return conv_norm_act_cost(block.in_channels, block.out_channels, 3, block.size, activation=self.activation)
         if block.kind == "head":
             conv = conv_norm_act_cost(
                 block.in_channels, block.hidden_channels, 1, block.size, activation=self.activation

@@ -68,9 +68,7 @@ class ShuffleUnit(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, op: nn.Module, activation: str = "prelu") -> None:
         super().__init__()
         if out_channels % 2:
-            raise ValueError(
-                f"out_channels {out_channels} is odd; a shuffle of two groups needs an even number"
-            )
+            raise ValueError(f"out_channels {out_channels} is odd; a shuffle of two groups needs an even number")
         passed = round(in_channels / 2)
         self.split = (passed, in_channels - passed)
         self.pointwise = ConvNormAct(in_channels - passed, out_channels - passed, 1, activation=activation)
@@ -116,9 +114,11 @@ class GroupedClassifier(nn.Module):
         self.expand = nn.Conv2d(in_channels, hidden_channels, 1, groups=_HEAD_GROUPS, bias=False)
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Conv2d(hidden_channels, num_classes, 1)
-        nn.init.kaiming_normal_(self.expand.weight, mode="fan_out")
-        nn.init.kaiming_normal_(self.classifier.weight, mode="fan_out")
-        nn.init.zeros_(self.classifier.bias)
+        for name, parameter in self.named_parameters():
+            if name.endswith("bias"):
+                nn.init.zeros_(parameter)
+            else:
+                nn.init.kaiming_normal_(parameter, mode="fan_out")
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.expand(x.mean((2, 3), keepdim=True))
@@ -150,9 +150,7 @@ class ShuffleNetV2(Backbone):
         stem_channels, channels, *stage_channels, head_channels = CHANNELS[architecture.width]
         image = architecture.image_size
         size = half(half(image)) if architecture.stem == "imagenet" else image
-        stem = BlockSpec(
-            f"stem_{architecture.stem}", architecture.in_channels, stem_channels, image, size, stride=2
-        )
+        stem = BlockSpec(f"stem_{architecture.stem}", architecture.in_channels, stem_channels, image, size, stride=2)
         stages = []
         for ops, out_channels in zip(architecture.stages, stage_channels, strict=True):
             in_size, size = size, half(size)
@@ -178,22 +176,16 @@ class ShuffleNetV2(Backbone):
         if block.kind == "unit":
             channels = block.out_channels - round(block.in_channels / 2)
         kernel_size = parse_candidate(block.op)[1] if block.op else 1
-        return CandidateArguments(
-            channels, channels, block.stride, block.size, kernel_size, self.activation, True
-        )
+        return CandidateArguments(channels, channels, block.stride, block.size, kernel_size, self.activation, True)
 
     def build_block(self, block: BlockSpec) -> nn.Module:
         if block.kind == "stem_imagenet":
             conv = ConvNormAct(block.in_channels, block.out_channels, 3, stride=2, activation=self.activation)
             return nn.Sequential(conv, nn.MaxPool2d(3, stride=2, padding=1))
         if block.kind == "stem_small":
-            return nn.Sequential(
-                ConvNormAct(block.in_channels, block.out_channels, 3, activation=self.activation)
-            )
+            return nn.Sequential(ConvNormAct(block.in_channels, block.out_channels, 3, activation=self.activation))
         if block.kind == "head":
-            return GroupedClassifier(
-                block.in_channels, block.hidden_channels, block.out_channels, block.dropout
-            )
+            return GroupedClassifier(block.in_channels, block.hidden_channels, block.out_channels, block.dropout)
         assert block.op is not None
         if block.kind == "unit":
             op = self._build_op(block, final_activation=True)
@@ -207,9 +199,7 @@ class ShuffleNetV2(Backbone):
     def block_cost(self, block: BlockSpec) -> Cost:
         if block.kind.startswith("stem"):
             size = half(block.in_size) if block.kind == "stem_imagenet" else block.size
-            return conv_norm_act_cost(
-                block.in_channels, block.out_channels, 3, size, activation=self.activation
-            )
+            return conv_norm_act_cost(block.in_channels, block.out_channels, 3, size, activation=self.activation)
         if block.kind == "head":
             expand = conv_cost(block.in_channels, block.hidden_channels, 1, (1, 1), groups=_HEAD_GROUPS)
             return expand + conv_cost(block.hidden_channels, block.out_channels, 1, (1, 1), bias=True)

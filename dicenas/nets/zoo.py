@@ -18,9 +18,7 @@ def list_nets() -> list[str]:
     return sorted([*_DICENETS, *_MOBILENETS])
 
 
-def net_architecture(
-    name: str, num_classes: int = 1000, image_size: int | tuple[int, int] = 224
-) -> Architecture:
+def net_architecture(name: str, num_classes: int = 1000, image_size: int | tuple[int, int] = 224) -> Architecture:
     """Return the architecture of a published network, such as ``"dicenet_100"``.
 
     Raises:

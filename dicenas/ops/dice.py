@@ -44,15 +44,11 @@ class DimFuse(nn.Module):
     ) -> None:
         super().__init__()
         if in_channels < 4:
-            raise ValueError(
-                f"in_channels {in_channels} is below 4: the gate's bottleneck takes a quarter of it"
-            )
+            raise ValueError(f"in_channels {in_channels} is below 4: the gate's bottleneck takes a quarter of it")
         if out_channels < 1:
             raise ValueError(f"out_channels {out_channels} must be at least 1")
         self.shuffle = ChannelShuffle(branches) if shuffle else nn.Identity()
-        self.local = ConvNormAct(
-            branches * in_channels, in_channels, 1, groups=in_channels, activation=activation
-        )
+        self.local = ConvNormAct(branches * in_channels, in_channels, 1, groups=in_channels, activation=activation)
         self.spatial = ConvNormAct(
             in_channels,
             out_channels,

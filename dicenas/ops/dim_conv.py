@@ -108,12 +108,7 @@ def _check(x: Tensor, channel: Tensor, width: Tensor, height: Tensor, dilation: 
         raise ValueError(f"dim_conv: {channel.shape[0]} channel-wise filters for {x.shape[1]} input channels")
     for name, weight in (("weight_channel", channel), ("weight_width", width), ("weight_height", height)):
         kernel = tuple(weight.shape[1:])
-        if (
-            weight.dim() != 4
-            or kernel != tuple(channel.shape[1:])
-            or kernel[0] != 1
-            or kernel[1] != kernel[2]
-        ):
+        if weight.dim() != 4 or kernel != tuple(channel.shape[1:]) or kernel[0] != 1 or kernel[1] != kernel[2]:
             raise ValueError(f"dim_conv: {name} has shape {tuple(weight.shape)}, expected (filters, 1, k, k)")
     if channel.shape[2] % 2 == 0:
         raise ValueError(f"dim_conv: kernel size {channel.shape[2]} is even; only odd kernels keep the size")
@@ -145,9 +140,7 @@ class DimConv(nn.Module):
         super().__init__()
         height, width = size
         if kernel_size % 2 == 0:
-            raise ValueError(
-                f"kernel_size {kernel_size} is even; dimension-wise convolution needs an odd one"
-            )
+            raise ValueError(f"kernel_size {kernel_size} is even; dimension-wise convolution needs an odd one")
         if len(dilation) != 3:
             raise ValueError(f"dilation {tuple(dilation)} should be (d_channel, d_width, d_height)")
         if min(in_channels, height, width, kernel_size, *dilation) < 1:
@@ -173,6 +166,4 @@ class DimConv(nn.Module):
         return dim_conv(x, self.weight_channel, self.weight_width, self.weight_height, self.dilation)
 
     def extra_repr(self) -> str:
-        return (
-            f"{self.in_channels}, size={self.size}, kernel_size={self.kernel_size}, dilation={self.dilation}"
-        )
+        return f"{self.in_channels}, size={self.size}, kernel_size={self.kernel_size}, dilation={self.dilation}"

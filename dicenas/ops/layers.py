@@ -57,9 +57,7 @@ class ConvNormAct(nn.Module):
     ) -> None:
         super().__init__()
         padding = (kernel_size - 1) // 2
-        self.conv = nn.Conv2d(
-            in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=False
-        )
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=False)
         nn.init.kaiming_normal_(self.conv.weight, mode="fan_out")
         self.norm = nn.BatchNorm2d(out_channels)
         self.act = make_activation(activation, out_channels)
@@ -102,9 +100,11 @@ class SqueezeExcitation(nn.Module):
         self.reduce = nn.Conv2d(channels, squeezed, 1)
         self.act = nn.ReLU()
         self.expand = nn.Conv2d(squeezed, channels, 1)
-        for conv in (self.reduce, self.expand):
-            nn.init.kaiming_normal_(conv.weight, mode="fan_out")
-            nn.init.zeros_(conv.bias)
+        for name, parameter in self.named_parameters():
+            if name.endswith("bias"):
+                nn.init.zeros_(parameter)
+            else:
+                nn.init.kaiming_normal_(parameter, mode="fan_out")
 
     def forward(self, x: Tensor) -> Tensor:
         scale = self.expand(self.act(self.reduce(x.mean((2, 3), keepdim=True))))

@@ -146,9 +146,7 @@ def register_op(
     """
     sizes = tuple(kernel_sizes)
     if not _NAME.fullmatch(name) or _CANDIDATE.fullmatch(name):
-        raise ValueError(
-            f"op name {name!r} should be a lower-case identifier that does not end in _k<number>"
-        )
+        raise ValueError(f"op name {name!r} should be a lower-case identifier that does not end in _k<number>")
     if name in _REGISTRY:
         raise ValueError(f"op {name!r} is already registered")
     if any(k < 1 or k % 2 == 0 for k in sizes):
@@ -174,9 +172,7 @@ def get_op(name: str) -> OpInfo:
         ValueError: There is no such op; the message names the nearest one.
     """
     if name not in _REGISTRY:
-        raise ValueError(
-            f"unknown op {name!r}{did_you_mean(name, _REGISTRY)} (registered: {', '.join(list_ops())})"
-        )
+        raise ValueError(f"unknown op {name!r}{did_you_mean(name, _REGISTRY)} (registered: {', '.join(list_ops())})")
     return _REGISTRY[name]
 
 
@@ -207,9 +203,7 @@ def build_op(
         ValueError: An unknown op or activation, or arguments that the op cannot serve.
     """
     op = get_op(name)
-    arguments = _arguments(
-        op, in_channels, out_channels, stride, size, kernel_size, activation, final_activation
-    )
+    arguments = _arguments(op, in_channels, out_channels, stride, size, kernel_size, activation, final_activation)
     return _build(op, arguments)
 
 
@@ -257,9 +251,7 @@ def build_candidate(
 ) -> nn.Module:
     """Build the op of a candidate name; arguments as :func:`build_op`."""
     op, kernel_size = parse_candidate(candidate)
-    arguments = CandidateArguments(
-        in_channels, out_channels, stride, size, kernel_size, activation, final_activation
-    )
+    arguments = CandidateArguments(in_channels, out_channels, stride, size, kernel_size, activation, final_activation)
     return _build(op, arguments)
 
 
@@ -298,9 +290,7 @@ def _arguments(
     """Validate what a caller gave for an op."""
     problem = f"op {op.name!r}: "
     if in_channels < 1 or out_channels < 1:
-        raise ValueError(
-            f"{problem}in_channels {in_channels} and out_channels {out_channels} must be positive"
-        )
+        raise ValueError(f"{problem}in_channels {in_channels} and out_channels {out_channels} must be positive")
     if stride not in (1, 2):
         raise ValueError(f"{problem}stride {stride} is neither 1 nor 2")
     if len(tuple(size)) != 2 or min(size) < 1:

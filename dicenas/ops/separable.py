@@ -46,9 +46,7 @@ class SeparableConv(nn.Module):
             activation=None if final_activation else activation,
         )
         self.se = SqueezeExcitation(in_channels) if squeeze_excitation else nn.Identity()
-        self.pointwise = ConvNormAct(
-            in_channels, out_channels, 1, activation=activation if final_activation else None
-        )
+        self.pointwise = ConvNormAct(in_channels, out_channels, 1, activation=activation if final_activation else None)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.pointwise(self.se(self.depthwise(x)))

@@ -1,0 +1,163 @@
+"""The run folder: where a search leaves its trials, and where reports and exports find them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from dicenas.architecture import Architecture
+from dicenas.files import atomic_write_text
+from dicenas.pareto import Direction, pareto_front
+
+__all__ = ["RunFolder", "TrialRecord"]
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """One trial of a search.
+
+    Attributes:
+        number: Number of the trial in the Optuna study.
+        architecture: The architecture tried.
+        state: ``"complete"`` or ``"failed"``.
+        metrics: What was measured, units in the names: ``accuracy``, ``latency_ms``, ``macs``, ...
+        error: Why a failed trial failed.
+    """
+
+    number: int
+    architecture: Architecture
+    state: Literal["complete", "failed"]
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    error: str | None = None
+
+
+class RunFolder:
+    """A folder ``runs/<name>`` with the layout that the documentation describes.
+
+    Args:
+        path: The folder; it need not exist.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    @property
+    def config_path(self) -> Path:
+        """The search configuration that the run was started with."""
+        return self.path / "config.yaml"
+
+    @property
+    def environment_path(self) -> Path:
+        """Versions, device and times of the run."""
+        return self.path / "environment.json"
+
+    @property
+    def log_path(self) -> Path:
+        """Log of the run."""
+        return self.path / "log.txt"
+
+    @property
+    def storage_url(self) -> str:
+        """Optuna storage of the run."""
+        return f"sqlite:///{(self.path / 'study.db').resolve()}"
+
+    @property
+    def report_path(self) -> Path:
+        """The report, one file that opens without a network."""
+        return self.path / "report.html"
+
+    @property
+    def export_path(self) -> Path:
+        """Folder of the exported network."""
+        return self.path / "export"
+
+    def trial_path(self, number: int) -> Path:
+        """Folder of a trial."""
+        return self.path / "trials" / str(number)
+
+    def weights_path(self, number: int) -> Path:
+        """Weights of a finished trial."""
+        return self.trial_path(number) / "weights.safetensors"
+
+    def write_trial(self, record: TrialRecord) -> None:
+        """Write a trial's architecture and metrics; the trial counts once its metrics are on disk."""
+        folder = self.trial_path(record.number)
+        folder.mkdir(parents=True, exist_ok=True)
+        record.architecture.save(folder / "architecture.json")
+        metrics: dict[str, Any] = {"trial": record.number, "state": record.state, **record.metrics}
+        if record.error is not None:
+            metrics["error"] = record.error
+        atomic_write_text(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+
+    def read_trial(self, number: int) -> TrialRecord:
+        """Read what :meth:`write_trial` wrote.
+
+        Raises:
+            FileNotFoundError: The trial did not finish, or there is none of this number.
+            ValueError: A file of the trial is damaged.
+        """
+        path = self.trial_path(number) / "metrics.json"
+        if not path.is_file():
+            finished = ", ".join(map(str, self.trial_numbers())) or "none"
+            raise FileNotFoundError(f"{self.path}: no finished trial {number} (finished: {finished})")
+        try:
+            metrics = json.loads(path.read_text(encoding="utf-8"))
+            number, state = metrics.pop("trial"), metrics.pop("state")
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path} is damaged: {error!r}") from error
+        architecture = Architecture.load(path.parent / "architecture.json")
+        return TrialRecord(number, architecture, state, error=metrics.pop("error", None), metrics=metrics)
+
+    def trial_numbers(self) -> list[int]:
+        """Return the numbers of the finished trials, ascending."""
+        paths = (self.path / "trials").glob("*/metrics.json")
+        return sorted(int(path.parent.name) for path in paths if path.parent.name.isdigit())
+
+    def trials(self) -> list[TrialRecord]:
+        """Return all finished trials, failed ones too, in the order of their numbers."""
+        return [self.read_trial(number) for number in self.trial_numbers()]
+
+    def front(self, objectives: Mapping[str, Direction]) -> list[TrialRecord]:
+        """Return the Pareto front of the complete trials, the best first objective first."""
+        complete = [
+            trial
+            for trial in self.trials()
+            if trial.state == "complete" and all(_finite(trial.metrics.get(name)) for name in objectives)
+        ]
+        return [complete[i] for i in pareto_front([trial.metrics for trial in complete], objectives)]
+
+    def best(self, objectives: Mapping[str, Direction]) -> TrialRecord:
+        """Return the trial that is best in the first objective; the others break ties.
+
+        Raises:
+            ValueError: No trial is complete.
+        """
+        front = self.front(objectives)
+        if not front:
+            raise ValueError(f"{self.path} holds no complete trial yet")
+        return front[0]
+
+    def write_front(self, objectives: Mapping[str, Direction]) -> None:
+        """Write ``pareto.csv``: the front, one trial a row."""
+        front = self.front(objectives)
+        names = list(dict.fromkeys([*objectives, *(name for trial in front for name in trial.metrics)]))
+        atomic_write_text(self.path / "pareto.csv", _csv(["trial", "architecture", *names], front, names))
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _csv(header: Sequence[str], trials: Sequence[TrialRecord], names: Sequence[str]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    for trial in trials:
+        writer.writerow([trial.number, trial.architecture.hash, *(trial.metrics.get(name, "") for name in names)])
+    return text.getvalue()
