@@ -11,11 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dicenas.architecture import Architecture as Architecture
+    from dicenas.nets import build as build
+    from dicenas.space import SpaceSpec as SpaceSpec
 
 __version__ = "0.1.0"
 
 _EXPORTS = {
     "Architecture": "dicenas.architecture",
+    "SpaceSpec": "dicenas.space",
+    "build": "dicenas.nets",
 }
 
 __all__ = ["__version__", *_EXPORTS]
