@@ -383,7 +383,9 @@ class SpaceSpec:
             for stage, blocks in enumerate(self._family.layout(architecture).stages, 1):
                 for position, block in enumerate(blocks):
                     label = f"s{stage}_b{position}"
-                    fitting[label] = self._family.candidates(block, fitting.get(label, self.ops))
+                    # The first block of a stage sets its shape: it is never left out.
+                    ops = self.ops if position else tuple(op for op in self.ops if op != "skip")
+                    fitting[label] = self._family.candidates(block, fitting.get(label, ops))
         return fitting
 
     def _canonical_stage(self, ops: tuple[str, ...]) -> tuple[str, ...]:
