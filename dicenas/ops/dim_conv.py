@@ -25,8 +25,10 @@ def resize_matrix(source: int, target: int, like: Tensor) -> Tensor:
     rows = torch.arange(target, device=like.device)[:, None]
     columns = torch.arange(source, device=like.device)[None, :]
     if target > source:
-        positions = rows.to(like.dtype) * ((source - 1) / (target - 1))
-        return (1 - (positions - columns.to(like.dtype)).abs()).clamp(min=0)
+        # A position such as 27.4 has no room in 16 bits: the weights are computed wider and rounded once.
+        wide = torch.promote_types(like.dtype, torch.float32)
+        positions = rows.to(wide) * ((source - 1) / (target - 1))
+        return (1 - (positions - columns).abs()).clamp(min=0).to(like.dtype)
     start = rows * source // target
     stop = -(-(rows + 1) * source // target)
     inside = (columns >= start) & (columns < stop)
@@ -95,7 +97,7 @@ def dim_conv(
         dilation: For the channel-wise, width-wise and height-wise filters, in this order.
 
     Raises:
-        ValueError: A shape does not fit the others.
+        ValueError: A shape does not fit the others, the kernel is even, or a dilation is below 1.
     """
     _check(x, weight_channel, weight_width, weight_height, dilation)
     return dim_conv_reference(x, weight_channel, weight_width, weight_height, dilation)
@@ -112,8 +114,10 @@ def _check(x: Tensor, channel: Tensor, width: Tensor, height: Tensor, dilation: 
             raise ValueError(f"dim_conv: {name} has shape {tuple(weight.shape)}, expected (filters, 1, k, k)")
     if channel.shape[2] % 2 == 0:
         raise ValueError(f"dim_conv: kernel size {channel.shape[2]} is even; only odd kernels keep the size")
-    if len(dilation) != 3:
-        raise ValueError(f"dim_conv: dilation {tuple(dilation)} should be (d_channel, d_width, d_height)")
+    if len(dilation) != 3 or min(dilation) < 1:
+        raise ValueError(
+            f"dim_conv: dilation {tuple(dilation)} should be (d_channel, d_width, d_height), each at least 1"
+        )
 
 
 class DimConv(nn.Module):
