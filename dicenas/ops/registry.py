@@ -7,7 +7,7 @@ an op with a kernel size, written ``dice_k3``; an op without kernel sizes, like 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Protocol, TypeVar
@@ -137,7 +137,7 @@ def register_op(
         downsample: A whole down-sampling unit for ShuffleNetV2 backbones.
 
     Raises:
-        ValueError: The name is taken or not usable, or a kernel size is even.
+        ValueError: The name is taken or not usable, or a kernel size is even or given twice.
 
     Example:
         >>> @register_op("pool", kernel_sizes=())
@@ -149,8 +149,8 @@ def register_op(
         raise ValueError(f"op name {name!r} should be a lower-case identifier that does not end in _k<number>")
     if name in _REGISTRY:
         raise ValueError(f"op {name!r} is already registered")
-    if any(k < 1 or k % 2 == 0 for k in sizes):
-        raise ValueError(f"op {name!r}: kernel sizes {sizes} should be odd and positive")
+    if any(k < 1 or k % 2 == 0 for k in sizes) or len(set(sizes)) < len(sizes):
+        raise ValueError(f"op {name!r}: kernel sizes {sizes} should be odd, positive and distinct")
 
     def register(factory: Factory) -> Factory:
         summary = (factory.__doc__ or "").strip().partition("\n")[0]
@@ -251,7 +251,7 @@ def build_candidate(
 ) -> nn.Module:
     """Build the op of a candidate name; arguments as :func:`build_op`."""
     op, kernel_size = parse_candidate(candidate)
-    arguments = CandidateArguments(in_channels, out_channels, stride, size, kernel_size, activation, final_activation)
+    arguments = _arguments(op, in_channels, out_channels, stride, size, kernel_size, activation, final_activation)
     return _build(op, arguments)
 
 
@@ -293,10 +293,12 @@ def _arguments(
         raise ValueError(f"{problem}in_channels {in_channels} and out_channels {out_channels} must be positive")
     if stride not in (1, 2):
         raise ValueError(f"{problem}stride {stride} is neither 1 nor 2")
-    if len(tuple(size)) != 2 or min(size) < 1:
+    if not isinstance(size, Sequence) or len(size) != 2 or min(size) < 1:
         raise ValueError(f"{problem}size {size} should be (H, W) of the output, both at least 1")
     if activation not in ACTIVATIONS:
-        raise ValueError(f"{problem}unknown activation {activation!r}{did_you_mean(activation, ACTIVATIONS)}")
+        known = ", ".join(sorted(ACTIVATIONS))
+        hint = did_you_mean(activation, ACTIVATIONS)
+        raise ValueError(f"{problem}unknown activation {activation!r}{hint} (known: {known})")
     if kernel_size is None:
         kernel_size = 3 if 3 in op.kernel_sizes else min(op.kernel_sizes, default=1)
     elif op.kernel_sizes and kernel_size not in op.kernel_sizes:
