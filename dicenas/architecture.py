@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -41,6 +42,9 @@ class Architecture:
         image_size: Native ``(H, W)`` of the input in pixels.
         num_classes: Classes of the classifier.
         in_channels: Channels of the image.
+
+    Raises:
+        ValueError: A value that no network can have: not a positive whole number, not a list of lists of names, ...
     """
 
     backbone: str
@@ -54,15 +58,20 @@ class Architecture:
     def __post_init__(self) -> None:
         # Sequences of any kind are accepted and frozen, so that JSON lists compare equal to tuples.
         size = (self.image_size,) * 2 if isinstance(self.image_size, int) else tuple(self.image_size)
+        if any(isinstance(stage, str) or not all(isinstance(op, str) for op in stage) for stage in self.stages):
+            raise ValueError(f"stages {self.stages!r} should give the names of the ops in a list for each stage")
         object.__setattr__(self, "stages", tuple(tuple(stage) for stage in self.stages))
         object.__setattr__(self, "image_size", size)
         object.__setattr__(self, "width", float(self.width))
+        if not 0 < self.width < math.inf:
+            raise ValueError(f"width {self.width} should be a positive number")
         if self.stem not in STEMS:
             raise ValueError(f"unknown stem {self.stem!r}; expected one of {', '.join(STEMS)}")
-        if len(size) != 2 or any(not isinstance(side, int) or side < 1 for side in size):
+        if len(size) != 2 or not all(map(_is_count, size)):
             raise ValueError(f"image_size {self.image_size!r} should be (H, W) in pixels, both at least 1")
-        if self.num_classes < 1 or self.in_channels < 1:
-            raise ValueError(f"num_classes {self.num_classes} and in_channels {self.in_channels} must be at least 1")
+        for name in ("num_classes", "in_channels"):
+            if not _is_count(getattr(self, name)):
+                raise ValueError(f"{name} {getattr(self, name)!r} should be a whole number of at least 1")
 
     def replace(self, **changes: Any) -> Architecture:
         """Return a copy with some fields changed."""
@@ -150,3 +159,7 @@ class Architecture:
         """Hexadecimal digest that two architectures share exactly when they are equal."""
         text = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
