@@ -103,6 +103,8 @@ class SpaceSpec:
             self._check_values(f"depths of stage {number}", depths)
             if any(not isinstance(depth, int) or depth < 1 for depth in depths):
                 raise ValueError(f"depths of stage {number}: {list(depths)} should be positive numbers of blocks")
+        if self.num_classes < 1 or self.in_channels < 1:
+            raise ValueError(f"num_classes {self.num_classes} and in_channels {self.in_channels} must be at least 1")
         for label, candidates in self._block_candidates.items():
             if not candidates:
                 raise ValueError(f"none of the ops {', '.join(self.ops)} fits into block {label}")
@@ -136,16 +138,25 @@ class SpaceSpec:
         for key in section:
             if key not in known:
                 raise ValueError(f"unknown key {key!r}{did_you_mean(key, known)} (known: {', '.join(known)})")
-        if "backbone" not in section:
-            raise ValueError(f"key 'backbone' is missing; one of {', '.join(list_backbones())}")
+        if not isinstance(section.get("backbone"), str):
+            raise ValueError(f"key 'backbone' should name a backbone: {' or '.join(list_backbones())}")
+
+        def values(key: str) -> tuple[Any, ...]:
+            given = section.get(key, [])
+            if not isinstance(given, list | tuple):
+                raise ValueError(f"{key} should be a list, got {given!r}")
+            if key in section and not given:
+                raise ValueError(f"{key}: no value given")
+            return tuple(given)
+
         stem = section.get("stem", "small" if image_size < 64 else "imagenet")
         return cls(
             backbone=section["backbone"],
-            ops=tuple(section.get("ops", DEFAULT_OPS)),
-            widths=tuple(section.get("widths", ())),
-            depths=tuple(tuple(depths) for depths in section.get("depths", ())),
-            stems=(stem,) if isinstance(stem, str) else tuple(stem),
-            resolutions=tuple(section.get("resolutions", (image_size,))),
+            ops=values("ops") or DEFAULT_OPS,
+            widths=values("widths"),
+            depths=values("depths"),
+            stems=(stem,) if isinstance(stem, str) else values("stem"),
+            resolutions=values("resolutions") or (image_size,),
             num_classes=num_classes,
             in_channels=in_channels,
         )
@@ -260,9 +271,8 @@ class SpaceSpec:
 
     def enumerate(self) -> Iterator[Architecture]:
         """Yield every distinct architecture once."""
-        stages = [list(self._stage_points(stage)) for stage in range(1, len(self.depths) + 1)]
         for width, stem, resolution in itertools.product(self.widths, self.stems, self.resolutions):
-            for ops in itertools.product(*stages):
+            for ops in self._points(1):
                 size = (resolution, resolution)
                 yield Architecture(self.backbone, width, ops, stem, size, self.num_classes, self.in_channels)
 
@@ -367,18 +377,12 @@ class SpaceSpec:
 
     @cached_property
     def _block_candidates(self) -> dict[str, tuple[str, ...]]:
-        """Candidate ops by block, those that fit there at every width."""
+        """Candidate ops by block, those that fit there at every width, stem and resolution."""
         fitting: dict[str, tuple[str, ...]] = {}
-        placeholder = next(op for op in self.ops if op != "skip") if self.ops != ("skip",) else "skip"
-        stages = tuple((placeholder,) * self._blocks(max(depths)) for depths in self.depths)
-        for width in self.widths:
+        stages = tuple((self.ops[0],) * self._blocks(max(depths)) for depths in self.depths)
+        for width, stem, resolution in itertools.product(self.widths, self.stems, self.resolutions):
             architecture = Architecture(
-                self.backbone,
-                width,
-                stages,
-                self.stems[0],
-                (self.resolutions[0],) * 2,
-                in_channels=self.in_channels,
+                self.backbone, width, stages, stem, (resolution,) * 2, self.num_classes, self.in_channels
             )
             for stage, blocks in enumerate(self._family.layout(architecture).stages, 1):
                 for position, block in enumerate(blocks):
@@ -400,9 +404,15 @@ class SpaceSpec:
                 lengths |= set(range(len(fixed), length))
         return sorted(lengths)
 
-    def _stage_points(self, stage: int) -> Iterator[tuple[str, ...]]:
+    def _points(self, stage: int) -> Iterator[tuple[tuple[str, ...], ...]]:
+        """Yield the ops of this stage and those behind it, one combination at a time: a stage alone has millions."""
+        if stage > len(self.depths):
+            yield ()
+            return
         for length in self._stage_lengths(stage):
-            yield from itertools.product(*self._slots(stage, length))
+            for ops in itertools.product(*self._slots(stage, length)):
+                for rest in self._points(stage + 1):
+                    yield (ops, *rest)
 
     def _stage_size(self, stage: int) -> int:
         return sum(
@@ -413,3 +423,9 @@ class SpaceSpec:
     def _slots(self, stage: int, length: int) -> list[tuple[str, ...]]:
         slots = [self._block_candidates[f"s{stage}_b{position}"] for position in range(length)]
         return [self._canonical_stage(candidates) for candidates in slots]
+
+
+def _listed(name: str, value: Any) -> tuple[Any, ...]:
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise ValueError(f"{name}: {value!r} should be a list")
+    return tuple(value)
