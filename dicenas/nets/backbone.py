@@ -236,8 +236,12 @@ def _block_cost(backbone: str, block: BlockSpec) -> Cost:
 
 
 def architecture_cost(architecture: Architecture) -> Cost:
-    """Return MACs and parameters of an architecture at its native size, from closed forms."""
-    layout = get_backbone(architecture.backbone).layout(architecture)
+    """Return MACs and parameters of an architecture at its native size, from closed forms.
+
+    Raises:
+        ValueError: The architecture names what does not exist or does not fit.
+    """
+    layout = get_backbone(architecture.backbone).checked_layout(architecture)
     return sum((_block_cost(architecture.backbone, block) for block in layout.blocks), Cost())
 
 

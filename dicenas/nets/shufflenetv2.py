@@ -149,8 +149,8 @@ class ShuffleNetV2(Backbone):
     def layout(self, architecture: Architecture) -> Layout:
         stem_channels, channels, *stage_channels, head_channels = CHANNELS[architecture.width]
         image = architecture.image_size
-        size = half(half(image)) if architecture.stem == "imagenet" else image
-        stem = BlockSpec(f"stem_{architecture.stem}", architecture.in_channels, stem_channels, image, size, stride=2)
+        stride, size = (4, half(half(image))) if architecture.stem == "imagenet" else (1, image)
+        stem = BlockSpec(f"stem_{architecture.stem}", architecture.in_channels, stem_channels, image, size, stride)
         stages = []
         for ops, out_channels in zip(architecture.stages, stage_channels, strict=True):
             in_size, size = size, half(size)
@@ -251,10 +251,10 @@ def dicenet(
         dropout: Dropout probability in the head; by default the published one: 0.1 up to scale 1, 0.2 above.
 
     Raises:
-        ValueError: The scale is not published.
+        ValueError: The scale is not published, or the dropout is no probability.
     """
     network = build(dicenet_architecture(scale, num_classes, image_size))
     if dropout is not None:
         assert isinstance(network.head, GroupedClassifier)
-        network.head.dropout.p = dropout
+        network.head.dropout = nn.Dropout(dropout)
     return network
