@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import secrets
 from pathlib import Path
 
 __all__ = ["atomic_write_bytes", "atomic_write_text"]
@@ -15,26 +15,18 @@ def atomic_write_bytes(path: str | Path, data: bytes) -> None:
     The bytes go to a temporary file in the same folder, reach the disk, and take the name in one step.
     """
     path = Path(path)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with temporary.open("xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
+        temporary.replace(path)
     except BaseException:
-        os.unlink(temporary)
+        temporary.unlink(missing_ok=True)
         raise
 
 
 def atomic_write_text(path: str | Path, text: str) -> None:
     """Write ``text`` as UTF-8 to ``path``: the whole file appears, or the previous one stays."""
     atomic_write_bytes(path, text.encode("utf-8"))
-
-
-def _umask() -> int:
-    # mkstemp makes files private; results in a run folder should have the permissions of any other file.
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -32,7 +32,13 @@ def pareto_front(points: Sequence[Mapping[str, float]], objectives: Mapping[str,
     Args:
         points: Metrics of each point; they may hold more than the objectives.
         objectives: Name and direction of each objective.
+
+    Raises:
+        ValueError: A direction is neither ``"maximize"`` nor ``"minimize"``.
     """
+    for name, direction in objectives.items():
+        if direction not in ("maximize", "minimize"):
+            raise ValueError(f"objective {name!r}: direction {direction!r} is neither 'maximize' nor 'minimize'")
     signs = {name: -1.0 if direction == "maximize" else 1.0 for name, direction in objectives.items()}
     losses = [tuple(sign * point[name] for name, sign in signs.items()) for point in points]
 

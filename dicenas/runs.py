@@ -17,6 +17,9 @@ from dicenas.pareto import Direction, pareto_front
 
 __all__ = ["RunFolder", "TrialRecord"]
 
+#: What ``metrics.json`` holds beside the metrics.
+_RESERVED = frozenset({"trial", "state", "error"})
+
 
 @dataclass(frozen=True)
 class TrialRecord:
@@ -28,6 +31,9 @@ class TrialRecord:
         state: ``"complete"`` or ``"failed"``.
         metrics: What was measured, units in the names: ``accuracy``, ``latency_ms``, ``macs``, ...
         error: Why a failed trial failed.
+
+    Raises:
+        ValueError: A metric has a name that ``metrics.json`` uses itself.
     """
 
     number: int
@@ -35,6 +41,10 @@ class TrialRecord:
     state: Literal["complete", "failed"]
     metrics: Mapping[str, float] = field(default_factory=dict)
     error: str | None = None
+
+    def __post_init__(self) -> None:
+        if taken := _RESERVED.intersection(self.metrics):
+            raise ValueError(f"metrics cannot be called {', '.join(sorted(taken))}: metrics.json uses these names")
 
 
 class RunFolder:
