@@ -8,9 +8,7 @@ from torch import Tensor
 __all__ = ["random_shift_flip"]
 
 
-def random_shift_flip(
-    images: Tensor, max_shift: int, *, mirrored: bool, generator: torch.Generator
-) -> Tensor:
+def random_shift_flip(images: Tensor, max_shift: int, generator: torch.Generator) -> Tensor:
     """Shift each image at random, and mirror half of them.
 
     A shift is a random crop of the image padded by ``max_shift`` pixels on each side; the padding repeats the
@@ -19,7 +17,6 @@ def random_shift_flip(
     Args:
         images: Shape ``(N, C, H, W)``, any dtype and device.
         max_shift: Most pixels that an image moves by in each direction.
-        mirrored: Whether to mirror left and right.
         generator: CPU generator of the random numbers.
 
     Returns:
@@ -29,9 +26,8 @@ def random_shift_flip(
     rows = torch.arange(height) + torch.randint(-max_shift, max_shift + 1, (count, 1), generator=generator)
     columns = torch.arange(width) + torch.randint(-max_shift, max_shift + 1, (count, 1), generator=generator)
     rows, columns = rows.clamp(0, height - 1), columns.clamp(0, width - 1)
-    if mirrored:
-        flip = torch.rand(count, 1, generator=generator) < 0.5
-        columns = torch.where(flip, columns.flip(1), columns)
+    mirrored = torch.rand(count, 1, generator=generator) < 0.5
+    columns = torch.where(mirrored, columns.flip(1), columns)
     rows, columns = rows.to(images.device), columns.to(images.device)
     each = torch.arange(count, device=images.device)
     # Indexed in this way, the channels come last.

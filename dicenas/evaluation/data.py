@@ -52,7 +52,8 @@ class Data:
         class_names: Name of each class, by index.
         mean: Mean of the training images for each channel, on the scale of 0 to 1.
         std: Standard deviation of the training images for each channel, on the same scale.
-        mirrored: Whether an image and its mirror image are of the same class.
+        augmentable: Whether training images are shifted and mirrored where a recipe asks for it; digits are
+            not, as a mirrored digit is none.
     """
 
     train: Images
@@ -60,7 +61,7 @@ class Data:
     class_names: tuple[str, ...]
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    mirrored: bool
+    augmentable: bool
 
     @property
     def num_classes(self) -> int:

@@ -45,9 +45,7 @@ def check_data(config: DataConfig) -> list[str]:
     for name in ("train_limit", "val_limit"):
         limit = getattr(config, name)
         if _is_int(limit) and 0 < limit < num_classes:
-            problems.append(
-                f"{name}: {limit}, expected one image for each of the {num_classes} classes at least"
-            )
+            problems.append(f"{name}: {limit}, expected one image for each of the {num_classes} classes at least")
     return problems
 
 
@@ -72,7 +70,7 @@ def load_data(config: DataConfig) -> Data:
         archive = cifar10_archive(root) if config.dataset == "cifar10" else None
         train, val, class_names = _cifar10(config, archive) if archive else _image_tree(config, root)
     mean, std = _statistics(train)
-    return Data(train, val, class_names, mean, std, mirrored=config.dataset != "digits")
+    return Data(train, val, class_names, mean, std, augmentable=config.dataset != "digits")
 
 
 def _is_int(value: object) -> bool:
@@ -88,9 +86,7 @@ def _check_values(config: DataConfig) -> list[str]:
     for name in ("train_limit", "val_limit"):
         limit = getattr(config, name)
         if limit is not None and (not _is_int(limit) or limit < 1):
-            problems.append(
-                f"{name}: {limit!r}, expected a positive number of images, or none for all of them"
-            )
+            problems.append(f"{name}: {limit!r}, expected a positive number of images, or none for all of them")
     fraction = config.val_fraction
     if not isinstance(fraction, int | float) or not 0 < fraction < 1:
         problems.append(f"val_fraction: {fraction!r}, expected a number between 0 and 1")
@@ -177,9 +173,7 @@ def _image_tree(config: DataConfig, root: Path) -> tuple[Images, Images, tuple[s
 
     def part(paths: list[Path], labels: Tensor, positions: Tensor, limit: int | None) -> Images:
         chosen = _limited(labels, positions, limit, config.seed)
-        files = FileImages(
-            [paths[position] for position in chosen.tolist()], labels[chosen], config.image_size
-        )
+        files = FileImages([paths[position] for position in chosen.tolist()], labels[chosen], config.image_size)
         if _decoded_bytes(len(files), config.image_size) <= _MEMORY_LIMIT:
             return files.load()
         files.verify()

@@ -70,20 +70,14 @@ def check_tree(tree: ImageTree) -> list[str]:
     for part in tree.parts:
         folders = _subfolders(part)
         if len(folders) > 1:
-            problems += [
-                f"root: class folder {folder} has no images" for folder in folders if not _has(folder, 1)
-            ]
+            problems += [f"root: class folder {folder} has no images" for folder in folders if not _has(folder, 1)]
             continue
         if folders:
-            problems.append(
-                f"root: {part} has one class folder only ({folders[0].name}), expected two or more"
-            )
+            problems.append(f"root: {part} has one class folder only ({folders[0].name}), expected two or more")
         elif packed := sorted(path.name for path in part.iterdir() if path.suffix in _PACKED):
             problems.append(f"root: {part} has no class folders, but {', '.join(packed)}; unpack it first")
         elif any(_images(part)):
-            problems.append(
-                f"root: {part} has images but no class folders; put them in a folder for each class"
-            )
+            problems.append(f"root: {part} has images but no class folders; put them in a folder for each class")
         else:
             problems.append(f"root: {part} is empty, expected a folder of images for each class")
     if problems:
@@ -125,9 +119,7 @@ def list_images(folder: Path) -> tuple[tuple[str, ...], list[Path], list[int]]:
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    return sorted(
-        path for path in folder.iterdir() if path.is_dir() and not path.name.startswith((".", "__"))
-    )
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith((".", "__")))
 
 
 def _images(folder: Path) -> Iterator[Path]:

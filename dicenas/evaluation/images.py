@@ -125,9 +125,7 @@ class FileImages(Images):
         # images that are decoded and not yet taken few.
         with (
             ThreadPoolExecutor(_cpu_count()) as pool,
-            tqdm(
-                total=len(self), desc="decoding images", unit="image", delay=2, leave=False, disable=None
-            ) as bar,
+            tqdm(total=len(self), desc="decoding images", unit="image", delay=2, leave=False, disable=None) as bar,
         ):
             for start in range(0, len(self), _RESIZE_CHUNK):
                 for decoded in pool.map(decode, self.paths[start : start + _RESIZE_CHUNK]):

@@ -59,8 +59,8 @@ class TrainConfig:
             caller's.
         threads: CPU threads while training; those set in torch where it is None. Results can differ in the
             last bits between numbers of threads.
-        augment: Whether images are shifted by up to an eighth of their size and, where the dataset allows it,
-            mirrored.
+        augment: Whether images are shifted by up to an eighth of their size and mirrored, where the
+            dataset allows it.
 
     Raises:
         ValueError: Values out of range, one line for each.
@@ -135,7 +135,7 @@ def train_and_evaluate(
     target = _checked_device(device)
     train_seconds = 0.0
     metrics: dict[str, float] | None = None
-    with _threads(config.threads), _random_state(config.seed, target):
+    with _threads(config.threads), _random_state(config.seed, target), _placed(net, target):
         trainer = _Trainer(net, data, config, target)
         for epoch in range(1, config.epochs + 1):
             start = time.perf_counter()
@@ -143,11 +143,11 @@ def train_and_evaluate(
             train_seconds += time.perf_counter() - start
             metrics = None
             if report is not None:
-                metrics = evaluate(net, data, device=target)
+                metrics = _validate(net, data, target)
                 report(epoch, {**metrics, "train_loss": train_loss})
             if should_stop is not None and should_stop():
                 break
-        metrics = metrics or evaluate(net, data, device=target)
+        metrics = metrics or _validate(net, data, target)
     if not math.isfinite(metrics["loss"]):
         raise TrainingDiverged(trainer.step, metrics["loss"])
     logger.debug("trained %d epochs in %.1f s: accuracy %.4f", epoch, train_seconds, metrics["accuracy"])
@@ -170,23 +170,15 @@ def evaluate(net: nn.Module, data: Data, *, device: str | torch.device = "cpu") 
         ValueError: The device is not there, or the network does not give one logit for each class.
     """
     target = _checked_device(device)
-    net.to(target).eval()
-    correct = 0
-    loss = 0.0
-    with torch.inference_mode(), _mixed_precision(target):
-        for images, labels in data.val.batches(torch.arange(len(data.val)), _EVALUATION_BATCH):
-            labels = labels.to(target)
-            logits = _logits(net, data.normalize(images.to(target)), data.num_classes)
-            correct += int((logits.argmax(1) == labels).sum())
-            loss += F.cross_entropy(logits, labels, reduction="sum").item()
-    return {"accuracy": correct / len(data.val), "loss": loss / len(data.val)}
+    with _placed(net, target):
+        return _validate(net, data, target)
 
 
 class _Trainer:
     """The state of one training."""
 
     def __init__(self, net: nn.Module, data: Data, config: TrainConfig, device: torch.device) -> None:
-        self.net = net.to(device)
+        self.net = net
         self.data = data
         self.config = config
         self.device = device
@@ -200,9 +192,7 @@ class _Trainer:
             {"params": decayed, "weight_decay": config.weight_decay},
             {"params": others},
         ]
-        self.optimizer = torch.optim.SGD(
-            groups, config.learning_rate, config.momentum, nesterov=True, fused=True
-        )
+        self.optimizer = torch.optim.SGD(groups, config.learning_rate, config.momentum, nesterov=True, fused=True)
         self.scaler = torch.amp.GradScaler("cuda", enabled=_amp_dtype(device) is torch.float16)
 
     def run_epoch(self) -> float:
@@ -216,13 +206,12 @@ class _Trainer:
         return total / self.steps_per_epoch
 
     def _train_step(self, images: Tensor, labels: Tensor) -> float:
-        if self.config.augment:
-            shift = self.data.image_size // 8
-            images = random_shift_flip(images, shift, mirrored=self.data.mirrored, generator=self.generator)
+        if self.config.augment and self.data.augmentable:
+            images = random_shift_flip(images, self.data.image_size // 8, self.generator)
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate * self._schedule()
         with _mixed_precision(self.device):
-            logits = _logits(self.net, self.data.normalize(images), self.data.num_classes)
+            logits = _logits(self.net, images, self.data)
             loss = F.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
         value = loss.item()
         if not math.isfinite(value):
@@ -243,9 +232,22 @@ class _Trainer:
         return 0.5 * (1 + math.cos(math.pi * (self.step - warmup + 1) / (steps - warmup + 1)))
 
 
-def _logits(net: nn.Module, images: Tensor, num_classes: int) -> Tensor:
-    logits = net(images)
-    expected = (len(images), num_classes)
+def _validate(net: nn.Module, data: Data, device: torch.device) -> dict[str, float]:
+    net.eval()
+    correct = 0
+    loss = 0.0
+    with torch.inference_mode(), _mixed_precision(device):
+        for images, labels in data.val.batches(torch.arange(len(data.val)), _EVALUATION_BATCH):
+            labels = labels.to(device)
+            logits = _logits(net, images.to(device), data)
+            correct += int((logits.argmax(1) == labels).sum())
+            loss += F.cross_entropy(logits, labels, reduction="sum").item()
+    return {"accuracy": correct / len(data.val), "loss": loss / len(data.val)}
+
+
+def _logits(net: nn.Module, images: Tensor, data: Data) -> Tensor:
+    logits = net(data.normalize(images).contiguous(memory_format=torch.channels_last))
+    expected = (len(images), data.num_classes)
     if not isinstance(logits, Tensor) or logits.shape != expected:
         given = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise ValueError(f"the network gave {given}, expected logits of shape {expected}: one for each class")
@@ -264,9 +266,7 @@ def _checked_device(device: str | torch.device) -> torch.device:
     if target.type == "cuda":
         present = torch.cuda.device_count()
         if (target.index or 0) >= present:
-            raise ValueError(
-                f"device {str(device)!r} was asked for, but this machine has {present} CUDA devices"
-            )
+            raise ValueError(f"device {str(device)!r} was asked for, but this machine has {present} CUDA devices")
     return target
 
 
@@ -280,6 +280,20 @@ def _amp_dtype(device: torch.device) -> torch.dtype | None:
 def _mixed_precision(device: torch.device) -> torch.autocast:
     dtype = _amp_dtype(device)
     return torch.autocast(device.type, dtype, enabled=dtype is not None)
+
+
+@contextlib.contextmanager
+def _placed(net: nn.Module, device: torch.device) -> Iterator[None]:
+    """Move a network to a device, and let its weights lie in channels_last order meanwhile.
+
+    Depth-wise convolutions train up to a third faster in that order on the CPU, too. Afterwards the weights
+    are contiguous, as files of weights want them.
+    """
+    net.to(device).to(memory_format=torch.channels_last)
+    try:
+        yield
+    finally:
+        net.to(memory_format=torch.contiguous_format)
 
 
 @contextlib.contextmanager
