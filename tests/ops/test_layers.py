@@ -1,0 +1,54 @@
+"""The small layers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from dicenas.ops import ChannelShuffle, ConvNormAct, SqueezeExcitation, make_activation
+from dicenas.ops.layers import ACTIVATIONS
+
+
+@pytest.mark.parametrize("groups", [1, 2, 3])
+def test_shuffle_is_torch_s(groups: int) -> None:
+    x = torch.randn(2, 12, 3, 5)
+    assert torch.equal(ChannelShuffle(groups)(x), nn.ChannelShuffle(groups)(x))
+
+
+@pytest.mark.parametrize("kernel_size", [1, 3, 5, 7])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_padding_keeps_borders(kernel_size: int, stride: int) -> None:
+    layer = ConvNormAct(4, 6, kernel_size, stride, groups=2)
+    for size in ((5, 8), (1, 1)):
+        expected = tuple(-(-side // stride) for side in size)
+        assert layer(torch.randn(2, 4, *size)).shape == (2, 6, *expected)
+
+
+def test_convolutions_start_as_published() -> None:
+    # Fan-out is counted without regard to groups.
+    weight = ConvNormAct(128, 128, 3, groups=128).conv.weight
+    assert weight.std().item() == pytest.approx((2 / (9 * 128)) ** 0.5, rel=0.1)
+
+
+def test_squeeze_excitation_scales_channels() -> None:
+    module = SqueezeExcitation(8)
+    assert module.reduce.out_channels == 2
+    x = torch.randn(2, 8, 3, 5)
+    scale = module(x) / x
+    torch.testing.assert_close(scale, scale[:, :, :1, :1].expand_as(scale))
+    assert ((scale > 0) & (scale < 1)).all()
+    assert SqueezeExcitation(2).reduce.out_channels == 1
+
+
+def test_prelu_has_a_slope_a_channel() -> None:
+    assert make_activation("prelu", 7).weight.shape == (7,)
+
+
+def test_every_activation_is_listed() -> None:
+    assert isinstance(make_activation(None, 3), nn.Identity)
+    x = torch.linspace(-4, 8, 13).reshape(1, 1, 1, 13)
+    for name in ACTIVATIONS:
+        assert not torch.equal(make_activation(name, 1)(x), x), name
+    with pytest.raises(ValueError, match=r"unknown activation .tanhh.; expected one of .*silu"):
+        make_activation("tanhh", 3)
