@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dicenas.ops import kernels
+
 __all__ = ["DimConv", "dim_conv", "dim_conv_reference", "resize_matrix"]
 
 
@@ -100,6 +102,8 @@ def dim_conv(
         ValueError: A shape does not fit the others, the kernel is even, or a dilation is below 1.
     """
     _check(x, weight_channel, weight_width, weight_height, dilation)
+    if kernels.qualifies(x, weight_channel, weight_width, weight_height, dilation):
+        return kernels.dim_conv(x, weight_channel, weight_width, weight_height)
     return dim_conv_reference(x, weight_channel, weight_width, weight_height, dilation)
 
 

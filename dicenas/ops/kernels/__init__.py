@@ -1,0 +1,54 @@
+"""The fused kernels of dimension-wise convolution, for CPU and CUDA.
+
+They are used by :func:`dicenas.ops.dim_conv` by themselves where a library is loaded and the arguments suit, and are
+held to its plain PyTorch form in value and gradient. ``DICENAS_KERNELS=off`` in the environment switches them off;
+``dicenas kernels`` says what is loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from dicenas.ops.kernels import definitions
+from dicenas.ops.kernels.definitions import KERNEL_SIZES
+from dicenas.ops.kernels.library import Library, load_library, switched_off
+
+__all__ = ["KERNEL_SIZES", "Library", "load_library", "qualifies", "switched_off"]
+
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+_loaded = {"cpu": load_library("cpu").handle is not None}
+
+
+def available(device: str) -> bool:
+    """Whether the kernels for a device type, ``"cpu"`` or ``"cuda"``, can be used."""
+    return _loaded.get(device, False)
+
+
+def qualifies(
+    x: Tensor, weight_channel: Tensor, weight_width: Tensor, weight_height: Tensor, dilation: Sequence[int]
+) -> bool:
+    """Whether ``dicenas::dim_conv`` takes these arguments of :func:`dicenas.ops.dim_conv`, already checked there.
+
+    It has kernel sizes 3 and 5 without dilation, at the native size, and three data types. Exported programs are to
+    hold standard operators only.
+    """
+    if torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export() or torch._C._get_tracing_state() is not None:
+        return False
+    if not available(x.device.type) or weight_channel.shape[-1] not in KERNEL_SIZES or tuple(dilation) != (1, 1, 1):
+        return False
+    if (weight_height.shape[0], weight_width.shape[0]) != tuple(x.shape[2:]) or x.shape[1] == 0:
+        return False
+    weights = (weight_channel, weight_width, weight_height)
+    if any(weight.device != x.device for weight in weights) or torch.autograd.forward_ad._current_level >= 0:
+        return False
+    if torch.is_autocast_enabled(x.device.type):
+        return all(t.is_floating_point() for t in (x, *weights))
+    return x.dtype in _DTYPES and all(weight.dtype == x.dtype for weight in weights)
+
+
+def dim_conv(x: Tensor, weight_channel: Tensor, weight_width: Tensor, weight_height: Tensor) -> Tensor:
+    """Run ``dicenas::dim_conv`` on arguments that :func:`qualifies` accepts."""
+    return definitions.dim_conv(x, weight_channel, weight_width, weight_height)

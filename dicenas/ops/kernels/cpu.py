@@ -1,0 +1,124 @@
+"""Calls into the CPU library."""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from dicenas.ops.kernels.library import load_library
+
+__all__ = ["DTYPES", "dice_unit", "dim_conv", "dim_conv_backward", "dim_conv_local"]
+
+#: Data types of the kernels and their numbers in the C interface.
+DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
+
+_POINTER = ctypes.c_void_p
+_GEOMETRY = (*[ctypes.c_int64] * 8, *[ctypes.c_int] * 3)
+
+
+@cache
+def _library() -> ctypes.CDLL:
+    library = load_library("cpu")
+    if library.handle is None:
+        raise RuntimeError(f"the CPU kernels are not available: {library.reason}")
+    handle = library.handle
+    handle.dicenas_dim_conv.argtypes = (*[_POINTER] * 5, *_GEOMETRY)
+    handle.dicenas_dim_conv_backward.argtypes = (*[_POINTER] * 9, *_GEOMETRY)
+    handle.dicenas_dim_conv_local.argtypes = (*[_POINTER] * 6, *_GEOMETRY)
+    handle.dicenas_dice_unit.argtypes = (*[_POINTER] * 8, ctypes.c_int64, _POINTER, *_GEOMETRY)
+    return handle
+
+
+def _geometry(x: Tensor, weight: Tensor) -> tuple[int, ...]:
+    return (*x.shape, *x.stride(), weight.shape[-1], DTYPES[x.dtype], torch.get_num_threads())
+
+
+def _constant(weight: Tensor) -> Tensor:
+    return weight.float().contiguous()
+
+
+def _check(status: int) -> None:
+    if status:
+        raise RuntimeError(f"the CPU kernel refused its arguments with code {status}")
+
+
+def dim_conv(x: Tensor, weight_channel: Tensor, weight_width: Tensor, weight_height: Tensor) -> Tensor:
+    """Run ``dicenas::dim_conv``; the arguments are checked by the operator."""
+    n, c, h, w = x.shape
+    out = torch.empty((n, 3 * c, h, w), dtype=x.dtype)
+    channel, width, height = _constant(weight_channel), _constant(weight_width), _constant(weight_height)
+    _check(
+        _library().dicenas_dim_conv(
+            x.data_ptr(), channel.data_ptr(), width.data_ptr(), height.data_ptr(), out.data_ptr(),
+            *_geometry(x, channel),
+        )
+    )  # fmt: skip
+    return out
+
+
+def dim_conv_backward(
+    grad: Tensor,
+    x: Tensor,
+    weight_channel: Tensor,
+    weight_width: Tensor,
+    weight_height: Tensor,
+    input_grad: bool,
+    weight_grad: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Run ``dicenas::dim_conv_backward``; gradients that are not wanted come back empty."""
+    grad = grad.contiguous()
+    weights = [_constant(weight) for weight in (weight_channel, weight_width, weight_height)]
+    grad_x = torch.empty(x.shape if input_grad else 0, dtype=x.dtype)
+    grads = [torch.empty(weight.shape if weight_grad else 0) for weight in weights]
+    _check(
+        _library().dicenas_dim_conv_backward(
+            grad.data_ptr(), x.data_ptr(), *(weight.data_ptr() for weight in weights),
+            grad_x.data_ptr() if input_grad else None,
+            *(g.data_ptr() if weight_grad else None for g in grads),
+            *_geometry(x, weights[0]),
+        )
+    )  # fmt: skip
+    channel, width, height = (g.to(weight_channel.dtype) for g in grads)
+    return grad_x, channel, width, height
+
+
+def dim_conv_local(
+    x: Tensor, weight_channel: Tensor, weight_width: Tensor, weight_height: Tensor, local: Tensor
+) -> Tensor:
+    """Run ``dicenas::dim_conv_local``: the first half of the unit, folded."""
+    out = torch.empty(x.shape, dtype=x.dtype)
+    channel, width, height = _constant(weight_channel), _constant(weight_width), _constant(weight_height)
+    local = _constant(local)
+    _check(
+        _library().dicenas_dim_conv_local(
+            x.data_ptr(), channel.data_ptr(), width.data_ptr(), height.data_ptr(), local.data_ptr(), out.data_ptr(),
+            *_geometry(x, channel),
+        )
+    )  # fmt: skip
+    return out
+
+
+def dice_unit(
+    x: Tensor,
+    weight_channel: Tensor,
+    weight_width: Tensor,
+    weight_height: Tensor,
+    local: Tensor,
+    spatial: Tensor,
+    gate_reduce: Tensor,
+    gate_expand: Tensor,
+) -> Tensor:
+    """Run ``dicenas::dice_unit``: the whole unit, folded."""
+    out = torch.empty(x.shape, dtype=x.dtype)
+    channel, width, height = _constant(weight_channel), _constant(weight_width), _constant(weight_height)
+    constants = [_constant(t) for t in (local, spatial, gate_reduce, gate_expand)]
+    _check(
+        _library().dicenas_dice_unit(
+            x.data_ptr(), channel.data_ptr(), width.data_ptr(), height.data_ptr(),
+            *(t.data_ptr() for t in constants), gate_reduce.shape[0], out.data_ptr(), *_geometry(x, channel),
+        )
+    )  # fmt: skip
+    return out

@@ -1,0 +1,228 @@
+"""The operators ``dicenas::dim_conv``, its backward, and the fused inference operators, defined with torch.library.
+
+The definition is in Python and the kernels are behind a C interface, so that one build of the libraries serves every
+version of torch and Python.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+from dicenas.ops.kernels import cpu
+
+__all__ = ["KERNEL_SIZES", "dice_unit", "dim_conv", "dim_conv_local"]
+
+#: Kernel sizes that the kernels exist for.
+KERNEL_SIZES = (3, 5)
+
+_library = torch.library.Library("dicenas", "DEF")
+_FILTERS = "Tensor weight_channel, Tensor weight_width, Tensor weight_height"
+for _schema in (
+    f"dim_conv(Tensor x, {_FILTERS}) -> Tensor",
+    f"dim_conv_backward(Tensor grad, Tensor x, {_FILTERS}, bool input_grad, bool weight_grad)"
+    " -> (Tensor, Tensor, Tensor, Tensor)",
+    f"dim_conv_local(Tensor x, {_FILTERS}, Tensor local) -> Tensor",
+    f"dice_unit(Tensor x, {_FILTERS}, Tensor local, Tensor spatial, Tensor gate_reduce, Tensor gate_expand) -> Tensor",
+):
+    _library.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))
+
+dim_conv = torch.ops.dicenas.dim_conv.default
+dim_conv_backward = torch.ops.dicenas.dim_conv_backward.default
+dim_conv_local = torch.ops.dicenas.dim_conv_local.default
+dice_unit = torch.ops.dicenas.dice_unit.default
+
+
+def _check(x: Tensor, channel: Tensor, width: Tensor, height: Tensor) -> None:
+    """Raise ValueError unless the kernels can take these arguments: nothing is read before."""
+    if x.dim() != 4:
+        raise ValueError(f"dicenas::dim_conv takes an input (N, C, H, W), got shape {tuple(x.shape)}")
+    if x.dtype not in cpu.DTYPES:
+        raise ValueError(f"dicenas::dim_conv takes float32, float16 and bfloat16, got {x.dtype}")
+    _, c, h, w = x.shape
+    if min(c, h, w) < 1:
+        raise ValueError(f"dicenas::dim_conv: only the batch of an input may be empty, got shape {tuple(x.shape)}")
+    size = channel.shape[-1] if channel.dim() else 0
+    if size not in KERNEL_SIZES:
+        raise ValueError(f"dicenas::dim_conv has kernels of size 3 and 5, got filters {tuple(channel.shape)}")
+    for name, weight, filters in (
+        ("weight_channel", channel, c),
+        ("weight_width", width, w),
+        ("weight_height", height, h),
+    ):
+        _check_constant(name, weight, (filters, 1, size, size), x)
+        if weight.dtype != x.dtype:
+            raise ValueError(f"dicenas::dim_conv: {name} is {weight.dtype}, the input {x.dtype}")
+
+
+def _check_constant(name: str, value: Tensor, shape: Sequence[int], x: Tensor) -> None:
+    if tuple(value.shape) != tuple(shape):
+        raise ValueError(
+            f"dicenas kernels: {name} has shape {tuple(value.shape)}, expected {tuple(shape)} for an input "
+            f"{tuple(x.shape)}"
+        )
+    if value.device != x.device:
+        raise ValueError(f"dicenas kernels: {name} is on {value.device}, the input on {x.device}")
+
+
+def _check_grad(grad: Tensor, x: Tensor) -> None:
+    n, c, h, w = x.shape
+    _check_constant("grad", grad, (n, 3 * c, h, w), x)
+    if grad.dtype != x.dtype:
+        raise ValueError(f"dicenas::dim_conv_backward: grad is {grad.dtype}, the input {x.dtype}")
+
+
+def _check_unit(x: Tensor, spatial: Tensor, gate_reduce: Tensor, gate_expand: Tensor) -> None:
+    c = x.shape[1]
+    squeezed = gate_reduce.shape[0] if gate_reduce.dim() else 0
+    if squeezed < 1:
+        raise ValueError(f"dicenas::dice_unit: gate_reduce has shape {tuple(gate_reduce.shape)}, expected (r, {c})")
+    _check_constant("spatial", spatial, (c, 11), x)
+    _check_constant("gate_reduce", gate_reduce, (squeezed, c), x)
+    _check_constant("gate_expand", gate_expand, (c, squeezed), x)
+
+
+def _implement(device: str, module: Any) -> None:
+    """Register the kernels of ``module`` for a device, each behind its checks."""
+
+    def forward(x: Tensor, *filters: Tensor) -> Tensor:
+        _check(x, *filters)
+        return module.dim_conv(x, *filters)
+
+    def backward(
+        grad: Tensor, x: Tensor, channel: Tensor, width: Tensor, height: Tensor, input_grad: bool, weight_grad: bool
+    ) -> tuple[Tensor, ...]:
+        _check(x, channel, width, height)
+        _check_grad(grad, x)
+        return module.dim_conv_backward(grad, x, channel, width, height, input_grad, weight_grad)
+
+    def local(x: Tensor, channel: Tensor, width: Tensor, height: Tensor, constants: Tensor) -> Tensor:
+        _check(x, channel, width, height)
+        _check_constant("local", constants, (x.shape[1], 14), x)
+        return module.dim_conv_local(x, channel, width, height, constants)
+
+    def unit(
+        x: Tensor,
+        channel: Tensor,
+        width: Tensor,
+        height: Tensor,
+        constants: Tensor,
+        spatial: Tensor,
+        gate_reduce: Tensor,
+        gate_expand: Tensor,
+    ) -> Tensor:
+        _check(x, channel, width, height)
+        _check_constant("local", constants, (x.shape[1], 14), x)
+        _check_unit(x, spatial, gate_reduce, gate_expand)
+        return module.dice_unit(x, channel, width, height, constants, spatial, gate_reduce, gate_expand)
+
+    _library.impl("dim_conv", forward, device)
+    _library.impl("dim_conv_backward", backward, device)
+    _library.impl("dim_conv_local", local, device)
+    _library.impl("dice_unit", unit, device)
+
+
+_implement("CPU", cpu)
+
+
+def _fake_dim_conv(x: Tensor, channel: Tensor, width: Tensor, height: Tensor) -> Tensor:
+    n, c, h, w = x.shape
+    return x.new_empty((n, 3 * c, h, w))
+
+
+def _fake_backward(
+    grad: Tensor, x: Tensor, channel: Tensor, width: Tensor, height: Tensor, input_grad: bool, weight_grad: bool
+) -> tuple[Tensor, ...]:
+    weights = (channel, width, height)
+    grad_x = x.new_empty(x.shape if input_grad else 0)
+    return grad_x, *(weight.new_empty(weight.shape if weight_grad else 0) for weight in weights)
+
+
+def _fake_same(x: Tensor, *constants: Tensor) -> Tensor:
+    return x.new_empty(x.shape)
+
+
+torch.library.register_fake("dicenas::dim_conv", _fake_dim_conv, lib=_library)
+torch.library.register_fake("dicenas::dim_conv_backward", _fake_backward, lib=_library)
+torch.library.register_fake("dicenas::dim_conv_local", _fake_same, lib=_library)
+torch.library.register_fake("dicenas::dice_unit", _fake_same, lib=_library)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _gradient(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    needed = ctx.needs_input_grad
+    if torch.is_grad_enabled():
+        # create_graph=True: the reference's gradient can be differentiated again, the kernel's cannot.
+        from dicenas.ops.dim_conv import dim_conv_reference
+
+        wanted = [t for t, need in zip(ctx.saved_tensors, needed, strict=True) if need]
+        found = iter(torch.autograd.grad(dim_conv_reference(*ctx.saved_tensors), wanted, grad, create_graph=True))
+        return tuple(next(found) if need else None for need in needed)
+    grads = dim_conv_backward(grad, *ctx.saved_tensors, needed[0], any(needed[1:]))
+    return tuple(g if need else None for g, need in zip(grads, needed, strict=True))
+
+
+torch.library.register_autograd("dicenas::dim_conv", _gradient, setup_context=_setup_context, lib=_library)
+
+
+def _autocast(device: str) -> None:
+    """Under autocast the operator takes part as convolutions do: it runs in the lower precision."""
+    key = "AutocastCPU" if device == "cpu" else "AutocastCUDA"
+    excluded = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key))
+
+    def cast(*tensors: Tensor) -> Tensor:
+        dtype = torch.get_autocast_dtype(device)
+        with torch._C._ExcludeDispatchKeyGuard(excluded):
+            return dim_conv(*(t.to(dtype) if t.is_floating_point() else t for t in tensors))
+
+    _library.impl("dim_conv", cast, key)
+
+
+_autocast("cpu")
+_autocast("cuda")
+
+
+def _vmap(info: Any, in_dims: tuple[int | None, ...], *tensors: Tensor) -> tuple[Tensor, int]:
+    x_dim, *filter_dims = in_dims
+    if all(dim is None for dim in filter_dims) and x_dim is not None:
+        x = tensors[0].movedim(x_dim, 0)
+        return dim_conv(x.flatten(0, 1), *tensors[1:]).unflatten(0, x.shape[:2]), 0
+    slices = [
+        dim_conv(*(t if dim is None else t.select(dim, i) for t, dim in zip(tensors, in_dims, strict=True)))
+        for i in range(info.batch_size)
+    ]
+    return torch.stack(slices), 0
+
+
+torch.library.register_vmap("dicenas::dim_conv", _vmap, lib=_library)
+
+
+def _macs(x_shape: Sequence[int], kernel_size: int) -> int:
+    n, c, h, w = x_shape
+    return 3 * n * c * h * w * kernel_size**2
+
+
+@register_flop_formula(torch.ops.dicenas.dim_conv)
+def _dim_conv_flops(x_shape: Sequence[int], channel_shape: Sequence[int], *args: Any, **kwargs: Any) -> int:
+    return 2 * _macs(x_shape, channel_shape[-1])
+
+
+@register_flop_formula(torch.ops.dicenas.dim_conv_backward)
+def _backward_flops(
+    grad_shape: Sequence[int],
+    x_shape: Sequence[int],
+    channel_shape: Sequence[int],
+    width_shape: Sequence[int],
+    height_shape: Sequence[int],
+    input_grad: bool,
+    weight_grad: bool,
+    **kwargs: Any,
+) -> int:
+    return 2 * _macs(x_shape, channel_shape[-1]) * (int(input_grad) + int(weight_grad))

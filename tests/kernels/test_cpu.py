@@ -1,0 +1,311 @@
+"""The CPU kernels against the plain PyTorch form, in value and gradient."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from dicenas.ops import DimConv, dim_conv, dim_conv_reference
+
+op = torch.ops.dicenas.dim_conv.default
+backward_op = torch.ops.dicenas.dim_conv_backward.default
+
+SHAPES = [
+    (1, 1, 1, 1),
+    (2, 5, 3, 2),
+    (2, 10, 7, 7),
+    (3, 17, 14, 14),
+    (2, 5, 9, 17),
+    (1, 3, 70, 33),
+    (1, 37, 28, 28),
+    (9, 9, 4, 12),
+    (0, 4, 5, 6),
+]
+#: Largest difference from float32 arithmetic, relative to the largest value.
+TOLERANCE = {torch.float32: 2e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
+
+
+def arguments(shape: tuple[int, ...], kernel_size: int = 3, dtype: torch.dtype = torch.float32) -> list[Tensor]:
+    _, c, h, w = shape
+    k = kernel_size
+    shapes = (shape, (c, 1, k, k), (w, 1, k, k), (h, 1, k, k))
+    return [torch.randn(s).to(dtype) for s in shapes]
+
+
+def assert_close(actual: Tensor, expected: Tensor, tolerance: float) -> None:
+    assert actual.shape == expected.shape
+    if expected.numel():
+        assert (actual.double() - expected.double()).abs().max() <= tolerance * (expected.abs().max() + 1e-6)
+
+
+def reference_in_double(tensors: list[Tensor], grad: Tensor) -> tuple[Tensor, list[Tensor]]:
+    doubles = [t.detach().double().requires_grad_() for t in tensors]
+    y = dim_conv_reference(*doubles)
+    return y.detach(), list(torch.autograd.grad(y, doubles, grad.double()))
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("kernel_size", [3, 5])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_values_and_gradients(shape: tuple[int, ...], kernel_size: int, dtype: torch.dtype) -> None:
+    tensors = arguments(shape, kernel_size, dtype)
+    for t in tensors:
+        t.requires_grad_()
+    y = op(*tensors)
+    grad = torch.randn(y.shape).to(dtype)
+    expected, grads = reference_in_double(tensors, grad)
+    assert y.dtype == dtype
+    assert_close(y.detach(), expected, TOLERANCE[dtype])
+    for actual, wanted in zip(torch.autograd.grad(y, tensors, grad), grads, strict=True):
+        assert_close(actual, wanted, TOLERANCE[dtype])
+
+
+@given(
+    n=st.integers(1, 5),
+    c=st.integers(1, 40),
+    h=st.integers(1, 40),
+    w=st.integers(1, 40),
+    kernel_size=st.sampled_from([3, 5]),
+    dtype=st.sampled_from(list(TOLERANCE)),
+    layout=st.sampled_from(["contiguous", "channels_last", "sliced", "expanded", "transposed"]),
+    threads=st.sampled_from([1, 2, 3]),
+)
+def test_any_shape_and_strides(
+    n: int, c: int, h: int, w: int, kernel_size: int, dtype: torch.dtype, layout: str, threads: int
+) -> None:
+    torch.manual_seed(n * 1000 + c * 100 + h * 10 + w)
+    x, *filters = arguments((n, c, h, w), kernel_size, dtype)
+    x = {
+        "contiguous": lambda: x,
+        "channels_last": lambda: x.to(memory_format=torch.channels_last),
+        "sliced": lambda: torch.randn(n + 1, c + 2, h + 3, w + 1).to(dtype)[1:, 1:-1, 2:-1, 1:],
+        "expanded": lambda: torch.randn(1, c, h, 1).to(dtype).expand(n, c, h, w),
+        "transposed": lambda: torch.randn(n, c, w, h).to(dtype).transpose(2, 3),
+    }[layout]()
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        tensors = [x.detach().requires_grad_(), *(f.requires_grad_() for f in filters)]
+        y = op(*tensors)
+        grad = torch.randn(y.shape).to(dtype)
+        actual = torch.autograd.grad(y, tensors, grad)
+    finally:
+        torch.set_num_threads(before)
+    expected, grads = reference_in_double(tensors, grad)
+    assert_close(y.detach(), expected, TOLERANCE[dtype])
+    for one, wanted in zip(actual, grads, strict=True):
+        assert_close(one, wanted, TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("isa", ["baseline", "avx2"])
+def test_other_instruction_sets(isa: str) -> None:
+    program = (
+        "import torch; from dicenas.ops import dim_conv, dim_conv_reference\n"
+        "torch.manual_seed(0)\n"
+        "for dtype, limit in ((torch.float32, 1e-5), (torch.float16, 1e-2), (torch.bfloat16, 1e-1)):\n"
+        "    for n, c, h, w in ((2, 5, 9, 17), (1, 20, 7, 7), (1, 3, 2, 3)):\n"
+        "        t = [torch.randn(s) for s in ((n, c, h, w), (c, 1, 3, 3), (w, 1, 3, 3), (h, 1, 3, 3))]\n"
+        "        t = [v.to(dtype) for v in t]\n"
+        "        got = torch.ops.dicenas.dim_conv(*t).float()\n"
+        "        error = (got - dim_conv_reference(*(v.float() for v in t))).abs().max()\n"
+        "        assert error < limit, (dtype, float(error))\n"
+    )
+    subprocess.run([sys.executable, "-c", program], env={**os.environ, "DICENAS_CPU_ISA": isa}, check=True)
+
+
+def test_special_values_of_half_precision() -> None:
+    values = torch.tensor([0.0, -0.0, 1e-7, 6e-8, 65504.0, -65504.0, float("inf"), float("nan"), 1.0009765625])
+    for dtype in (torch.float16, torch.bfloat16):
+        x = values.to(dtype).reshape(1, 9, 1, 1)
+        identity = torch.zeros(9, 1, 3, 3, dtype=dtype)
+        identity[:, :, 1, 1] = 1
+        other = torch.zeros(1, 1, 3, 3, dtype=dtype)
+        y = op(x, identity, other, other)[:, :9]
+        finite = values.to(dtype).isfinite()
+        assert torch.equal(y[:, finite], x[:, finite])
+        assert y[0, 6, 0, 0].isnan() or y[0, 6, 0, 0].isinf()  # 0 * inf of the other taps, as in the reference
+        assert y[0, 7, 0, 0].isnan()
+
+
+def test_operator_is_well_defined() -> None:
+    tensors = [t.requires_grad_() for t in arguments((2, 6, 7, 5))]
+    torch.library.opcheck(op, tensors)
+    grad = torch.randn(2, 18, 7, 5)
+    torch.library.opcheck(backward_op, (grad, *(t.detach() for t in tensors), True, True))
+
+
+def test_reference_passes_gradcheck() -> None:
+    doubles = [t.double().requires_grad_() for t in arguments((2, 3, 4, 5))]
+    assert torch.autograd.gradcheck(dim_conv_reference, doubles)
+
+
+def test_second_derivatives_are_the_references() -> None:
+    tensors = [t.requires_grad_() for t in arguments((1, 3, 4, 5))]
+
+    def penalty(function: object) -> tuple[Tensor, ...]:
+        (grad,) = torch.autograd.grad(function(*tensors).square().sum(), tensors[0], create_graph=True)  # type: ignore[operator]
+        return torch.autograd.grad(grad.square().sum(), tensors)
+
+    for actual, expected in zip(penalty(op), penalty(dim_conv_reference), strict=True):
+        assert_close(actual, expected, 1e-5)
+
+
+def test_only_the_wanted_gradients() -> None:
+    x, *filters = arguments((2, 4, 5, 6))
+    empty = backward_op(torch.randn(2, 12, 5, 6), x, *filters, False, True)[0]
+    assert empty.numel() == 0
+    y = op(x, *(f.requires_grad_() for f in filters))
+    y.sum().backward()
+    assert x.grad is None
+    assert all(f.grad is not None for f in filters)
+
+
+def test_results_do_not_depend_on_threads_or_runs() -> None:
+    tensors = [t.requires_grad_() for t in arguments((5, 70, 28, 28))]
+    grad = torch.randn(5, 210, 28, 28)
+    results = []
+    for threads in (1, 2, 3, 2):
+        torch.set_num_threads(threads)
+        y = op(*tensors)
+        results.append((y, *torch.autograd.grad(y, tensors, grad)))
+    torch.set_num_threads(1)
+    for first, second in pairwise(results):
+        assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_two_threads_at_once() -> None:
+    cases = [arguments((2, 30, 14, 14)), arguments((3, 11, 9, 20))]
+    expected = [op(*case) for case in cases]
+    wrong: list[int] = []
+
+    def work(index: int) -> None:
+        wrong.extend(index for _ in range(30) if not torch.equal(op(*cases[index]), expected[index]))
+
+    torch.set_num_threads(2)
+    threads = [threading.Thread(target=work, args=(i,)) for i in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    torch.set_num_threads(1)
+    assert not wrong
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: [t[0][0], *t[1:]], "input"),
+        (lambda t: [t[0].double(), *t[1:]], "float64"),
+        (lambda t: [t[0][:, :, :0], *t[1:]], "empty"),
+        (lambda t: [t[0], t[1][:-1], *t[2:]], "weight_channel"),
+        (lambda t: [*t[:2], t[2][:-1], t[3]], "weight_width"),
+        (lambda t: [*t[:3], t[3][:-1]], "weight_height"),
+        (lambda t: [*t[:3], torch.randn(5, 1, 5, 5)], "weight_height"),
+        (lambda t: [t[0], *(torch.randn(len(f), 1, 7, 7) for f in t[1:])], "size 3 and 5"),
+        (lambda t: [*t[:3], t[3].half()], "float16"),
+        (lambda t: [*t[:3], t[3].to("meta")], "meta"),
+    ],
+)
+def test_bad_arguments_are_refused(change: object, message: str) -> None:
+    bad = change(arguments((2, 4, 5, 6)))  # type: ignore[operator]
+    with pytest.raises((ValueError, NotImplementedError), match=message):
+        torch.ops.dicenas.dim_conv.default._op_dk(torch._C.DispatchKey.CPU, *bad)
+
+
+def test_mismatched_gradient_is_refused() -> None:
+    tensors = arguments((2, 4, 5, 6))
+    for grad in (torch.randn(2, 12, 5, 7), torch.randn(2, 12, 5, 6).half()):
+        with pytest.raises(ValueError, match="grad"):
+            backward_op(grad, *tensors, True, True)
+
+
+def test_compiles_as_one_graph() -> None:
+    module = DimConv(6, (7, 5))
+    tensors = [torch.randn(2, 6, 7, 5).requires_grad_(), *module.parameters()]
+
+    def loss(x: Tensor) -> Tensor:
+        return torch.relu(module(x) * 2).square().sum()
+
+    compiled = torch.compile(loss, fullgraph=True)
+    expected = torch.autograd.grad(loss(tensors[0]), tensors)
+    for actual, wanted in zip(torch.autograd.grad(compiled(tensors[0]), tensors), expected, strict=True):
+        assert_close(actual, wanted, 1e-5)
+
+
+def test_autocast_runs_in_the_lower_precision() -> None:
+    module = DimConv(6, (7, 5))
+    x = torch.randn(2, 6, 7, 5, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = module(x)
+        assert y.dtype == torch.bfloat16
+    y.float().sum().backward()
+    assert x.grad is not None
+    assert x.grad.dtype == torch.float32
+    assert module.weight_width.grad is not None
+    assert_close(y.detach().float(), module(x).detach(), 3e-2)
+
+
+def test_vmap() -> None:
+    tensors = arguments((2, 4, 5, 6))
+    xs = torch.randn(3, 2, 4, 5, 6)
+    expected = torch.stack([op(x, *tensors[1:]) for x in xs])
+    assert_close(torch.vmap(lambda x: op(x, *tensors[1:]))(xs), expected, 1e-6)
+    filters = torch.randn(3, 4, 1, 3, 3)
+    expected = torch.stack([op(tensors[0], f, *tensors[2:]) for f in filters])
+    assert_close(torch.vmap(lambda f: op(tensors[0], f, *tensors[2:]))(filters), expected, 1e-6)
+
+
+def test_what_the_kernels_lack_runs_in_plain_pytorch() -> None:
+    for x_size, kernel_size, dilation, dtype in (
+        ((9, 6), 3, (1, 1, 1), torch.float32),  # not the native size
+        ((7, 5), 7, (1, 1, 1), torch.float32),
+        ((7, 5), 3, (2, 1, 1), torch.float32),
+        ((7, 5), 3, (1, 1, 1), torch.float64),
+    ):
+        module = DimConv(6, (7, 5), kernel_size, dilation).to(dtype)
+        x = torch.randn(2, 6, *x_size, dtype=dtype)
+        weights = (module.weight_channel, module.weight_width, module.weight_height)
+        assert torch.equal(module(x), dim_conv_reference(x, *weights, dilation))
+
+
+def test_forward_mode_differentiation() -> None:
+    x, *filters = arguments((1, 3, 4, 5))
+    tangent = torch.randn_like(x)
+    _, actual = torch.func.jvp(lambda x: dim_conv(x, *filters), (x,), (tangent,))
+    assert_close(actual, dim_conv_reference(tangent, *filters), 1e-5)
+
+
+@pytest.mark.filterwarnings(
+    "ignore::torch.jit.TracerWarning",
+    "ignore:.*torch.jit.trace.*:FutureWarning",
+    "ignore:.*torch.jit.trace.*:DeprecationWarning",
+)
+def test_exported_programs_hold_standard_operators() -> None:
+    module = DimConv(6, (7, 5)).eval()
+    x = torch.randn(2, 6, 7, 5)
+    program = torch.export.export(module, (x,))
+    assert not any("dicenas" in str(node.target) for node in program.graph.nodes)
+    assert "dicenas::" not in str(torch.jit.trace(module, x).graph)
+
+
+@pytest.mark.parametrize("value", ["off", "sometimes"])
+def test_the_switch(value: str) -> None:
+    program = "from dicenas.ops import kernels; assert not kernels.available('cpu')"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "DICENAS_KERNELS": value},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode == 0) == (value == "off")
+    assert value == "off" or "DICENAS_KERNELS" in done.stderr
