@@ -17,6 +17,8 @@ from dicenas.runs import RunFolder
 
 __all__ = ["write_report"]
 
+_VERSIONS = ("dicenas", "python", "torch", "torchvision", "nni", "optuna")
+
 
 def write_report(run: RunFolder) -> Path:
     """Write ``report.html`` of a run and return its path.
@@ -75,7 +77,7 @@ def _header(summary: RunSummary) -> Element:
     environment = summary.environment
     facts = [
         f"Architecture search over {_backbone(summary)}",
-        environment.get("device_name"),
+        summary.device_name,
         _time(environment.get("finished") or environment.get("started")),
     ]
     line = " · ".join(str(fact) for fact in facts if fact)
@@ -146,17 +148,12 @@ def _searched(summary: RunSummary) -> Element:
     searched["Training"] = _settings_line(config.get("evaluator"))
     searched["Search"] = _settings_line(config.get("search"))
 
-    measured: dict[str, Any] = {"Device": environment.get("device_name")}
-    latency = config.get("latency")
-    settings = {**latency, **environment} if isinstance(latency, Mapping) else environment
-    measured["Latency"] = _settings_line(
-        {key: settings.get(key) for key in ("device", "runtime", "input_size", "batch", "dtype", "threads")}
-    )
+    measured: dict[str, Any] = {"Device": summary.device_name, "Latency": _settings_line(summary.latency)}
     measured["Started"], measured["Finished"] = _time(environment.get("started")), _time(environment.get("finished"))
     if isinstance(seconds := environment.get("seconds"), int | float):
         measured["Duration"] = f"{seconds / 60:.1f} minutes" if seconds >= 90 else f"{seconds:.0f} seconds"
-    measured["Versions"] = _settings_line(environment.get("versions"))
-    measured["Revision"] = environment.get("git_revision")
+    measured["Versions"] = _settings_line({name: environment.get(name) for name in _VERSIONS})
+    measured["Platform"] = environment.get("platform")
     lists = [_definitions(searched), _definitions(measured)]
     return element("div", element("div", *lists, class_="columns"), class_="card")
 

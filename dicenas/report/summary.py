@@ -108,24 +108,27 @@ class RunSummary:
         """The first objective."""
         return next(iter(self.objectives))
 
+    @cached_property
+    def latency(self) -> Mapping[str, Any]:
+        """How latency was measured; empty where the user's own function gave it."""
+        section = self.config.get("latency")
+        return section if isinstance(section, Mapping) else {}
+
     @property
-    def runtime(self) -> str | None:
-        """Runtime that the optimised latency was measured in."""
-        return self._latency_setting("runtime")
+    def device_name(self) -> str | None:
+        """Name of the device that latency was measured on."""
+        on_cuda = str(self.latency.get("device")).startswith("cuda")
+        return self.environment.get("cuda_device_name" if on_cuda else "device_name")
 
     @property
     def input_size(self) -> int | None:
         """Image size at which cost and latency were taken, None for each architecture's own."""
-        return self._latency_setting("input_size")
-
-    def _latency_setting(self, key: str) -> Any:
-        section = self.config.get("latency")
-        return self.environment.get(key) or (section.get(key) if isinstance(section, Mapping) else None)
+        return self.latency.get("input_size")
 
     def metric(self, name: str) -> Metric:
         """Return how a metric of this run is written; latency names its runtime."""
-        if name == "latency_ms" and self.runtime:
-            return Metric(name, f"Latency, {self.runtime}", "ms")
+        if name == "latency_ms" and self.latency.get("runtime"):
+            return Metric(name, f"Latency, {self.latency['runtime']}", "ms")
         return get_metric(name)
 
     def deployed(self, architecture: Architecture) -> Architecture:
@@ -137,6 +140,8 @@ class RunSummary:
         section = self.config.get("space")
         if not isinstance(section, Mapping):
             return None
+        if "num_classes" in section:  # a search from Python describes its space in full
+            return SpaceSpec(**section)
         architecture = self.trials[0].architecture if self.trials else Architecture("", 1.0, ())
         data = self.config.get("data")
         image_size = data.get("image_size") if isinstance(data, Mapping) else None

@@ -50,15 +50,16 @@ def _write_run(
     }
     run.config_path.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
     environment = {
-        "versions": {"dicenas": "0.1.0", "python": "3.11.9", "torch": "2.15.0"},
-        "device_name": "Example CPU @ 2.00 GHz",
-        "threads": 1,
-        "runtime": "kernels",
-        "input_size": 224,
-        "batch": 1,
         "started": "2025-01-02T03:04:05+00:00",
         "finished": "2025-01-02T03:08:35+00:00",
         "seconds": 270.0,
+        "dicenas": "0.1.0",
+        "torch": "2.15.0",
+        "python": "3.11.9",
+        "platform": "Linux-6.1-x86_64",
+        "device_name": "Example CPU @ 2.00 GHz",
+        "cuda_device_name": None,
+        "threads": 8,
     }
     run.environment_path.write_text(json.dumps(environment), encoding="utf-8")
     spec = SpaceSpec.from_config(space, num_classes=10, image_size=32)

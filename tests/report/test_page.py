@@ -14,6 +14,7 @@ import yaml
 from dicenas.pareto import Direction
 from dicenas.report import write_report
 from dicenas.runs import RunFolder, TrialRecord
+from dicenas.space import SpaceSpec
 
 WriteRun = Callable[..., RunFolder]
 OBJECTIVES: dict[str, Direction] = {"accuracy": "maximize", "latency_ms": "minimize"}
@@ -138,6 +139,16 @@ def test_what_was_searched_and_where(page: Page) -> None:
         assert text in page.text
 
 
+def test_a_search_from_python(write_run: WriteRun, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", OBJECTIVES, 3)
+    spec = SpaceSpec("shufflenetv2", num_classes=10, stems=("small",), resolutions=(32,))
+    settings = {"name": "mine", "space": spec.to_dict(), "objectives": OBJECTIVES, "latency": "function"}
+    run.config_path.write_text(yaml.safe_dump(settings), encoding="utf-8")
+    page = read(write_report(run))
+    assert "Latency (ms) ↓" in page.text
+    assert "architectures, 3 tried" in page.text
+
+
 def test_a_bound_on_latency_changes_the_winner(run: RunFolder, page: Page) -> None:
     text = page.text.split("What a bound on latency buys")[1].split("The architectures")[0]
     bounds = [float(bound) for bound in re.findall(r"≤ ([\d.]+) ms", text)]
@@ -181,8 +192,6 @@ def test_without_environment_and_with_unknown_metrics(write_run: WriteRun, tmp_p
     run = write_run(tmp_path / "run", {"energy_mj": "minimize"}, 0)
     run.environment_path.unlink()
     space: dict[str, Any] = yaml.safe_load(run.config_path.read_text(encoding="utf-8"))["space"]
-    from dicenas.space import SpaceSpec
-
     architectures = SpaceSpec.from_config(space, num_classes=3, image_size=32).enumerate()
     for number, architecture in zip(range(3), architectures, strict=False):
         run.write_trial(TrialRecord(number, architecture, "complete", {"energy_mj": 7.25 - number}))
