@@ -54,6 +54,8 @@ class TrainConfig:
         weight_decay: Weight decay of the weights of convolutions and linear layers; biases, normalization and
             activation parameters have none.
         momentum: Momentum.
+        max_grad_norm: Norm that the gradient of all parameters together is clipped to. Without it some
+            architectures of a space diverge at a learning rate that suits the others.
         label_smoothing: Share of the target that is spread over all classes.
         seed: Fixes the order of the images, their augmentation and dropout. The initial weights are the
             caller's.
@@ -71,6 +73,7 @@ class TrainConfig:
     learning_rate: float = 0.05
     weight_decay: float = 1e-4
     momentum: float = 0.9
+    max_grad_norm: float = 5.0
     label_smoothing: float = 0.0
     seed: int = 0
     threads: int | None = None
@@ -85,8 +88,10 @@ class TrainConfig:
                 continue
             if not isinstance(value, int) or isinstance(value, bool) or value < lowest:
                 problems.append(f"{name}: {value!r}, expected a whole number, {lowest} or more")
-        if not _is_finite(self.learning_rate) or self.learning_rate <= 0:
-            problems.append(f"learning_rate: {self.learning_rate!r}, expected a number above 0")
+        for name in ("learning_rate", "max_grad_norm"):
+            value = getattr(self, name)
+            if not _is_finite(value) or value <= 0:
+                problems.append(f"{name}: {value!r}, expected a number above 0")
         if not _is_finite(self.weight_decay) or self.weight_decay < 0:
             problems.append(f"weight_decay: {self.weight_decay!r}, expected a number, 0 or more")
         # Nesterov's form does not exist without momentum.
@@ -218,6 +223,8 @@ class _Trainer:
             raise TrainingDiverged(self.step, value)
         self.optimizer.zero_grad()
         torch.autograd.backward(self.scaler.scale(loss))
+        self.scaler.unscale_(self.optimizer)
+        torch.nn.utils.clip_grad_norm_(self.net.parameters(), self.config.max_grad_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.step += 1
