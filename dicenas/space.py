@@ -149,6 +149,9 @@ class SpaceSpec:
                 raise ValueError(f"{key}: no value given")
             return tuple(given)
 
+        for number, depths in enumerate(values("depths"), 1):
+            if not isinstance(depths, list | tuple):
+                raise ValueError(f"depths of stage {number} should be a list, got {depths!r}")
         stem = section.get("stem", "small" if image_size < 64 else "imagenet")
         return cls(
             backbone=section["backbone"],
@@ -423,9 +426,3 @@ class SpaceSpec:
     def _slots(self, stage: int, length: int) -> list[tuple[str, ...]]:
         slots = [self._block_candidates[f"s{stage}_b{position}"] for position in range(length)]
         return [self._canonical_stage(candidates) for candidates in slots]
-
-
-def _listed(name: str, value: Any) -> tuple[Any, ...]:
-    if isinstance(value, str) or not isinstance(value, Sequence):
-        raise ValueError(f"{name}: {value!r} should be a list")
-    return tuple(value)
