@@ -1,0 +1,100 @@
+"""Costs of architectures that are known before any training, and upper bounds on them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Literal, TypeAlias
+
+from dicenas.architecture import Architecture
+from dicenas.space import SpaceSpec
+from dicenas.spelling import did_you_mean
+
+__all__ = ["CostFunction", "InfeasibleConstraintError", "check_feasible", "default_costs"]
+
+#: Maps an architecture to a cost, in the unit that the cost's name says.
+CostFunction: TypeAlias = Callable[[Architecture], float]
+
+# Cheapest first, so that an architecture is rejected before anything slow is done with it.
+_ORDER = ("macs", "params", "peak_memory_mb")
+_CLOSED_FORMS: tuple[Literal["macs", "params"], ...] = ("macs", "params")
+
+
+class InfeasibleConstraintError(ValueError):
+    """No architecture of the space meets a constraint, or none was found."""
+
+
+def default_costs(space: SpaceSpec, image_size: int | None = None) -> dict[str, CostFunction]:
+    """Return ``macs`` and ``params`` from closed forms, and ``peak_memory_mb``.
+
+    Args:
+        space: The space.
+        image_size: Image size at which architectures are counted, see :meth:`Architecture.at_size`; each one's own
+            by default.
+    """
+
+    def sized(architecture: Architecture) -> Architecture:
+        return architecture if image_size is None else architecture.at_size(image_size)
+
+    def peak_memory_mb(architecture: Architecture) -> float:
+        # Builds the network, which searches without this cost need not wait for.
+        from dicenas.cost import peak_memory_mb as of_module
+        from dicenas.nets import build
+
+        architecture = sized(architecture)
+        return of_module(build(architecture), (architecture.in_channels, *architecture.image_size))
+
+    return {
+        "macs": lambda architecture: space.cost(sized(architecture)).macs,
+        "params": lambda architecture: space.cost(sized(architecture)).params,
+        "peak_memory_mb": peak_memory_mb,
+    }
+
+
+def ordered(costs: Iterable[str]) -> list[str]:
+    """Return names of costs, those that are cheap to compute first, ``latency_ms`` last."""
+
+    def rank(name: str) -> int:
+        if name == "latency_ms":
+            return len(_ORDER) + 1
+        return _ORDER.index(name) if name in _ORDER else len(_ORDER)
+
+    return sorted(costs, key=rank)
+
+
+def check_feasible(space: SpaceSpec, constraints: Mapping[str, float], image_size: int | None = None) -> None:
+    """Check that the space reaches each bound on ``macs`` and ``params``, exactly and without building a network.
+
+    Args:
+        space: The space.
+        constraints: Upper bounds by cost; those on other costs are passed over.
+        image_size: Image size at which architectures are counted; each one's own by default.
+
+    Raises:
+        InfeasibleConstraintError: A bound is below the smallest cost of the space; the message gives both.
+    """
+    for metric in _CLOSED_FORMS:
+        if metric in constraints and (smallest := space.minimum(metric, image_size)) > constraints[metric]:
+            size = "" if image_size is None else f" at {image_size} pixels"
+            raise InfeasibleConstraintError(
+                f"constraint {metric} <= {constraints[metric]:g} cannot be met: "
+                f"the smallest value in this space{size} is {smallest:,}"
+            )
+
+
+def check_constraints(constraints: Mapping[str, float], costs: Iterable[str]) -> dict[str, float]:
+    """Return the constraints as numbers.
+
+    Raises:
+        ValueError: A constraint is on something else than a known cost, or its bound is no finite number.
+    """
+    known = list(costs)
+    for name, bound in constraints.items():
+        if name not in known:
+            raise ValueError(
+                f"constraint on {name!r}{did_you_mean(name, known)}: it can be checked before training only for costs "
+                f"({', '.join(known)}); give a function for it in costs"
+            )
+        if not isinstance(bound, int | float) or not math.isfinite(bound):
+            raise ValueError(f"constraint {name}: {bound!r} should be a finite number, the largest value allowed")
+    return {name: float(bound) for name, bound in constraints.items()}
