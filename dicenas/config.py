@@ -327,6 +327,7 @@ _EVALUATOR: dict[str, _Reader] = {
     "learning_rate": _number(above=True),
     "weight_decay": _number(),
     "momentum": _number(0, 1),
+    "max_grad_norm": _number(above=True),
     "label_smoothing": _number(0, 1),
     "threads": _optional(_integer(1)),
     "augment": _flag,
@@ -372,7 +373,11 @@ def _section(
             value = _value(f"{name}.{key}", given[key], reader, problems, default=fields.get(key))
             if key in fields:  # `evaluator.kind` chooses the dataclass and is no part of it
                 values[key] = value
-    return kind(**values)
+    try:
+        return kind(**values)
+    except ValueError as error:  # a dataclass that checks its values itself
+        problems += [f"{name}.{line}" for line in str(error).splitlines()]
+        return kind(**fixed)
 
 
 def _check_keys(prefix: str, given: Mapping[Any, Any], known: tuple[str, ...], problems: list[str]) -> None:
@@ -412,17 +417,18 @@ def _space_mistakes(given: Mapping[str, Any], image_size: int) -> Iterator[str]:
             return str(error)
         return None
 
-    base = {"backbone": given.get("backbone")}
-    if "backbone" not in given or mistake(base):
-        yield f"space.backbone: {mistake({key: base[key] for key in base if key in given})}"
+    base = {key: given[key] for key in ("backbone",) if key in given}
+    if problem := mistake(base):
+        yield f"space.backbone: {problem}"
         base = {"backbone": list_backbones()[0]}
         given = {key: value for key, value in given.items() if key not in ("backbone", "depths")}
-    alone = [(key, value) for key, value in given.items() if key != "backbone"]
     found = False
-    for key, value in alone:
-        parts = [[item] for item in value] if isinstance(value, list) and value and key != "depths" else [value]
-        for part in parts:
-            if problem := mistake({**base, key: part}):
+    for key, value in given.items():
+        several = isinstance(value, list) and value and key in ("ops", "widths", "stem", "resolutions")
+        for part in [[item] for item in value] if several else [value]:
+            # An op may not fit everywhere by itself, so a second one stands beside it.
+            section = {**base, key: [*part, "separable"] if several and key == "ops" else part}
+            if key != "backbone" and part != ["separable"] and (problem := mistake(section)):
                 found = True
                 yield f"space.{key}: {problem}"
     # What is right value by value can still be wrong together: an op given twice, or none that fits into a block.

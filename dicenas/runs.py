@@ -11,8 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from torch import Tensor
+
 from dicenas.architecture import Architecture
-from dicenas.files import atomic_write_text
+from dicenas.files import atomic_write_bytes, atomic_write_text
+from dicenas.nets import Network, build
 from dicenas.pareto import Direction, pareto_front
 
 __all__ = ["RunFolder", "TrialRecord"]
@@ -104,6 +107,35 @@ class RunFolder:
         if record.error is not None:
             metrics["error"] = record.error
         atomic_write_text(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+
+    def write_weights(self, number: int, state_dict: Mapping[str, Tensor]) -> None:
+        """Write the weights of a trial, the whole file or none."""
+        from safetensors.torch import save
+
+        self.trial_path(number).mkdir(parents=True, exist_ok=True)
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state_dict.items()}
+        atomic_write_bytes(self.weights_path(number), save(tensors))
+
+    def load_network(self, number: int) -> Network:
+        """Build the network of a complete trial with its trained weights.
+
+        Raises:
+            FileNotFoundError: The trial did not finish, or its weights are not there.
+            ValueError: A file of the trial is damaged.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        record = self.read_trial(number)
+        path = self.weights_path(number)
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} is missing: trial {number} is {record.state} and has no weights to load")
+        network = build(record.architecture)
+        try:
+            network.load_state_dict(load_file(path))
+        except (SafetensorError, RuntimeError) as error:
+            raise ValueError(f"{path} does not hold the weights of this architecture: {error}") from error
+        return network
 
     def read_trial(self, number: int) -> TrialRecord:
         """Read what :meth:`write_trial` wrote.

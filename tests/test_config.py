@@ -1,0 +1,142 @@
+"""The search configuration: what it accepts, and that it reports every mistake at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from dicenas.config import ConfigError, LatencyConfig, load_config, parse_config
+
+QUICKSTART = Path(__file__).parent.parent / "configs" / "quickstart.yaml"
+
+
+def given(**changes: Any) -> dict[str, Any]:
+    """The quickstart configuration with some sections replaced."""
+    return {**yaml.safe_load(QUICKSTART.read_text(encoding="utf-8")), **changes}
+
+
+def problems(config: Any) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        parse_config(config)
+    return caught.value.problems
+
+
+def test_quickstart() -> None:
+    config = load_config(QUICKSTART)
+    assert config.name == "quickstart"
+    # PyYAML reads 60.0e6 as text.
+    assert config.constraints == {"macs": 60e6}
+    assert config.objectives == {"accuracy": "maximize", "latency_ms": "minimize"}
+    assert list(config.objectives) == ["accuracy", "latency_ms"]
+    assert config.latency == LatencyConfig()
+    assert (config.search.sampler, config.search.trials, config.search.seed) == ("nsga2", 24, 0)
+    assert (config.train.epochs, config.train.batch) == (3, 64)
+    assert config.export.formats == ("py", "safetensors")
+    spec = config.space_spec(num_classes=10)
+    assert spec.stems == ("small",)
+    assert spec.resolutions == (32,)
+    assert spec.num_classes == 10
+    assert spec.minimum("macs", 224) < 60e6
+
+
+def test_defaults() -> None:
+    config = parse_config({"name": "short", "space": {"backbone": "mobilenetv2"}})
+    assert config.space_spec(5).stems == ("small",)
+    assert config.constraints == {}
+
+
+def test_yaml_round_trip() -> None:
+    config = load_config(QUICKSTART)
+    again = parse_config(yaml.safe_load(config.to_yaml()))
+    assert again == config
+    assert again.to_yaml() == config.to_yaml()
+
+
+def test_objectives_as_a_list_have_their_usual_directions() -> None:
+    config = parse_config(given(objectives=["accuracy", "macs"]))
+    assert config.objectives == {"accuracy": "maximize", "macs": "minimize"}
+
+
+def test_all_mistakes_at_once() -> None:
+    config = given(
+        space={"backbone": "shufflenetv2", "ops": ["separable", "dise"], "widths": [0.5, 0.6]},
+        search={"sampler": "nsga", "trials": -3},
+        objectives={"acuracy": "maximize", "latency_ms": "lower"},
+        constraints={"macs": -1, "energy": 3},
+        latencies={},
+    )
+    found = problems(config)
+    for key, said in {
+        "latencies": "did you mean 'latency'",
+        "space.ops": "did you mean 'dice'",
+        "space.widths": "no width 0.6",
+        "search.sampler = 'nsga'": "did you mean 'nsga2'",
+        "search.trials = -3": "an integer of at least 1",
+        "objectives.acuracy": "did you mean 'accuracy'",
+        "objectives.latency_ms = 'lower'": "maximize, minimize",
+        "constraints.macs = -1": "greater than 0",
+        "constraints.energy": "known: latency_ms, macs, params, peak_memory_mb",
+    }.items():
+        assert [problem for problem in found if key in problem and said in problem], (key, said, found)
+    assert len(found) == 9
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"name": "../run"}, "name = '../run'"),
+        ({"space": "shufflenetv2"}, "expected a mapping with at least a backbone"),
+        ({"space": {"backbone": "shufflenet"}}, "did you mean 'shufflenetv2'"),
+        ({"space": {"ops": ["dice"]}}, "should name a backbone"),
+        ({"space": {"backbone": "shufflenetv2", "depth": [1]}}, "did you mean 'depths'"),
+        ({"space": {"backbone": "shufflenetv2", "depths": [[1, 2]]}}, "3 stages"),
+        ({"space": {"backbone": "shufflenetv2", "ops": "dice"}}, "ops should be a list"),
+        ({"space": {"backbone": "shufflenetv2", "ops": ["dice", "dice_k3"]}}, "given twice: dice_k3"),
+        ({"space": {"backbone": "shufflenetv2", "ops": ["skip"]}}, "none of the ops"),
+        ({"space": {"backbone": "shufflenetv2", "ops": []}}, "ops: no value given"),
+        ({"space": {"backbone": "shufflenetv2", "stem": "tiny"}}, "unknown stem 'tiny'"),
+        ({"space": {"backbone": "shufflenetv2", "resolutions": [32, 48]}}, "input_size must be null"),
+        ({"data": {"dataset": "digit"}}, "did you mean 'digits'"),
+        ({"data": {"dataset": "imagefolder"}}, "root"),
+        ({"data": {"dataset": "imagefolder", "root": "no/such/folder"}}, "no/such/folder"),
+        ({"evaluator": {"kind": "training"}}, "evaluator.kind = 'training'"),
+        ({"evaluator": {"epochs": 0}}, "evaluator.epochs = 0"),
+        ({"evaluator": {"epochs": True}}, "evaluator.epochs = True"),
+        ({"evaluator": {"learning_rate": "fast"}}, "evaluator.learning_rate = 'fast'"),
+        ({"evaluator": [3]}, "expected a mapping"),
+        ({"latency": {"device": "cuda"}}, "latency.device = 'cuda'"),
+        ({"latency": {"runtime": "tensorrt"}}, "latency.runtime = 'tensorrt'"),
+        ({"latency": {"table": "table.json"}}, "latency.table"),
+        ({"constraints": {"macs": ".nan"}}, "constraints.macs"),
+        ({"constraints": {"macs": float("inf")}}, "constraints.macs"),
+        ({"constraints": [60]}, "expected a mapping such as macs"),
+        ({"export": {"formats": ["py", "tflite"]}}, "export.formats"),
+        ({"export": {"trial": "worst"}}, "export.trial"),
+        ({"objectives": {}}, "expected a mapping such as accuracy"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_each_mistake_is_said_alone(changes: dict[str, Any], said: str) -> None:
+    found = problems(given(**changes))
+    assert len(found) == 1, found
+    assert said in found[0]
+
+
+def test_files_that_are_no_configuration(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_config(path)
+    for text, said in (("name: [", "is no YAML"), ("", "should hold a mapping"), ("- 1", "should hold a mapping")):
+        path.write_text(text, encoding="utf-8")
+        with pytest.raises(ConfigError, match=said) as caught:
+            load_config(path)
+        assert str(path) in str(caught.value)
+    path.write_text("name: !!python/object/apply:os.getcwd []", encoding="utf-8")
+    with pytest.raises(ConfigError, match="is no YAML"):
+        load_config(path)
+    path.write_bytes(b"name: \xff")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_config(path)
