@@ -1,0 +1,102 @@
+"""``dicenas spaces``: the backbones that can be searched, and the space of a configuration."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from dicenas.cli.arguments import Subparsers
+
+if TYPE_CHECKING:
+    from dicenas.config import SearchConfig
+
+__all__ = ["add_parser", "run"]
+
+_SAMPLES = 500
+
+_DESCRIPTION = """\
+List the backbones with what a space over them searches by default; or show the space of a configuration: its
+choices, its size, what its networks cost, and how many of them keep the constraints.
+"""
+_EXAMPLES = """\
+examples:
+  dicenas spaces
+  dicenas spaces configs/quickstart.yaml
+"""
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Add the command to the command line."""
+    parser = subparsers.add_parser(
+        "spaces",
+        help="list backbones, or show the space of a configuration",
+        description=_DESCRIPTION,
+        epilog=_EXAMPLES,
+    )
+    parser.add_argument("config", metavar="CONFIG", nargs="?", help="YAML file of a search")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the backbones, or the space of a configuration."""
+    if args.config is None:
+        _print_backbones()
+    else:
+        from dicenas.config import load_config
+
+        _print_space(load_config(args.config))
+    return 0
+
+
+def _print_backbones() -> None:
+    from dicenas.nets import get_backbone, list_backbones
+    from dicenas.report import print_table
+    from dicenas.space import DEFAULT_OPS, SpaceSpec
+
+    rows = []
+    for name in list_backbones():
+        family = get_backbone(name)
+        widths = ", ".join(f"{width:g}" for width in family.widths)
+        depths = " ".join("/".join(map(str, depths)) for depths in family.depths)
+        rows.append([name, widths, depths, f"{SpaceSpec(name).size:.1e}", family.summary])
+    print_table(["backbone", "widths", "depths", "architectures", "summary"], rows, align="lllrl")
+    print(f"\nWidths, depths and size by default, with the ops {', '.join(DEFAULT_OPS)} (see `dicenas ops`).")
+
+
+def _print_space(config: SearchConfig) -> None:
+    from random import Random
+
+    from dicenas.evaluation import load_data
+    from dicenas.report import print_table
+    from dicenas.report.metrics import get_metric
+
+    space = config.space_spec(load_data(config.data).num_classes)
+    size = config.latency.input_size
+    rows = []
+    for choice in space.choices:
+        condition = ""
+        if choice.condition is not None:
+            label, values = choice.condition
+            condition = f"{label} = {' or '.join(map(str, values))}"
+        rows.append([choice.label, ", ".join(map(str, choice.values)), condition])
+    print_table(["choice", "values", "where"], rows, align="lll", title=f"The space of {config.name}")
+    print(f"\n{space.size:,} architectures over {space.backbone}")
+
+    rng = Random(0)
+    architectures = [space.random(rng) for _ in range(_SAMPLES)]
+    costs = [space.cost(a if size is None else a.at_size(size)) for a in architectures]
+    rows = []
+    for name in ("macs", "params"):
+        values = sorted(float(getattr(cost, name)) for cost in costs)
+        quantiles = [values[round(q * (_SAMPLES - 1))] for q in (0, 0.25, 0.5, 0.75, 1)]
+        metric = get_metric(name)
+        bound = config.constraints.get(name)
+        share = 0 if bound is None else sum(value <= bound for value in values) / _SAMPLES
+        kept = "" if bound is None else f"{share:.0%} keep ≤ {metric.format(bound)}"
+        smallest = space.minimum("macs" if name == "macs" else "params", size)
+        rows.append([metric.title, *map(metric.format, (float(smallest), *quantiles)), kept])
+    at = "at each network's own size" if size is None else f"at {size}×{size} pixels"
+    columns = ["cost", "least of all", "least", "quarter", "median", "three quarters", "most", "constraint"]
+    print_table(
+        columns, rows, align="lrrrrrrr", title=f"\nCosts {at}: the space's least, and {_SAMPLES} random networks"
+    )
