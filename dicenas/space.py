@@ -81,6 +81,15 @@ class SpaceSpec:
 
     def __post_init__(self) -> None:
         family = get_backbone(self.backbone)
+        for name, kind, expected in (
+            ("ops", str, "names"),
+            ("widths", int | float, "numbers"),
+            ("depths", Sequence, "lists"),
+            ("stems", str, "names"),
+        ):
+            values = getattr(self, name)
+            if isinstance(values, str) or not all(isinstance(value, kind) for value in values):
+                raise ValueError(f"{name} should be a list of {expected}, got {values!r}")
         set_field = object.__setattr__
         set_field(self, "_family", family)
         set_field(self, "ops", expand_candidates(self.ops))
@@ -149,9 +158,6 @@ class SpaceSpec:
                 raise ValueError(f"{key}: no value given")
             return tuple(given)
 
-        for number, depths in enumerate(values("depths"), 1):
-            if not isinstance(depths, list | tuple):
-                raise ValueError(f"depths of stage {number} should be a list, got {depths!r}")
         stem = section.get("stem", "small" if image_size < 64 else "imagenet")
         return cls(
             backbone=section["backbone"],

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from dicenas.architecture import Architecture
+from dicenas.nets import Network, build
 from dicenas.pareto import Direction
 from dicenas.runs import RunFolder, TrialRecord
 
@@ -104,6 +106,57 @@ def test_damaged_architecture_is_named(run: RunFolder) -> None:
 def test_metrics_cannot_take_the_file_s_own_names(name: str) -> None:
     with pytest.raises(ValueError, match=f"metrics cannot be called {name}"):
         TrialRecord(0, architecture(), "complete", {name: 1.0})
+
+
+# Weights
+
+
+@pytest.fixture
+def trained(run: RunFolder) -> Network:
+    """The network of trial 4, which is in the run folder."""
+    small = Architecture("shufflenetv2", 0.1, (("separable_k3",) * 2,) * 3, "small", (16, 16), 4)
+    net = build(small)
+    net(torch.randn(4, 3, 16, 16))  # running statistics of its own
+    run.write_trial(TrialRecord(4, small, "complete", {"accuracy": 0.5}))
+    run.write_weights(4, net.to(memory_format=torch.channels_last).state_dict())
+    return net
+
+
+def test_weights_round_trip(run: RunFolder, trained: Network) -> None:
+    net = run.load_network(4)
+    assert net.architecture == trained.architecture
+    state = trained.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in net.state_dict().items())
+    assert {path.name for path in run.trial_path(4).iterdir()} == {
+        *("architecture.json", "metrics.json", "weights.safetensors")
+    }
+
+
+def test_missing_weights(run: RunFolder) -> None:
+    run.write_trial(TrialRecord(3, architecture(), "failed", error="out of memory"))
+    with pytest.raises(FileNotFoundError, match="trial 3 is failed and has no weights"):
+        run.load_network(3)
+    with pytest.raises(FileNotFoundError, match="no finished trial 9"):
+        run.load_network(9)
+
+
+@pytest.mark.parametrize("length", [0, 7, 5000])
+@pytest.mark.usefixtures("trained")
+def test_truncated_weights_are_named(run: RunFolder, length: int) -> None:
+    path = run.weights_path(4)
+    path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(ValueError, match=r"weights\.safetensors does not hold the weights"):
+        run.load_network(4)
+
+
+def test_weights_of_another_network_are_named(run: RunFolder, trained: Network) -> None:
+    other = trained.architecture.replace(num_classes=5)
+    run.write_weights(4, build(other).state_dict())
+    with pytest.raises(ValueError, match=r"weights\.safetensors does not hold the weights(.|\n)*classifier"):
+        run.load_network(4)
+
+
+# Fronts
 
 
 def filled(run: RunFolder) -> RunFolder:
