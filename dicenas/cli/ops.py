@@ -40,15 +40,9 @@ def run(args: argparse.Namespace) -> int:
     from dicenas.report import print_table
 
     if args.cost is None:
-        infos = [get_op(name) for name in list_ops()]
         rows = [
-            [
-                info.name,
-                ", ".join(map(str, info.kernel_sizes)) or "–",
-                ", ".join(info.candidates),
-                info.summary.rstrip("."),
-            ]
-            for info in infos
+            [op.name, ", ".join(map(str, op.kernel_sizes)) or "–", ", ".join(op.candidates), op.summary.rstrip(".")]
+            for op in map(get_op, list_ops())
         ]
         print_table(["op", "kernel sizes", "candidates", "summary"], rows, align="llll")
     else:

@@ -84,8 +84,8 @@ def run(args: argparse.Namespace) -> int:
         f"{latency.repeats} runs{', noisy' if latency.verdict == 'noisy' else ''})"
     )
     print(
-        f"  batch {latency.batch}, runtime {latency.runtime}, {latency.dtype}, {latency.device}: {latency.device_name}, "
-        f"{latency.threads} threads, torch {latency.torch_version}"
+        f"  batch {latency.batch}, runtime {latency.runtime}, {latency.dtype}, threads {latency.threads}, "
+        f"{latency.device}: {latency.device_name}, torch {latency.torch_version}"
     )
     return 0
 
