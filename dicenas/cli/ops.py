@@ -46,7 +46,8 @@ def run(args: argparse.Namespace) -> int:
         ]
         print_table(["op", "kernel sizes", "candidates", "summary"], rows, align="llll")
     else:
-        _print_costs(*args.cost, args.stride)
+        in_channels, out_channels, size = args.cost
+        _print_costs(in_channels, out_channels, size, args.stride)
     return 0
 
 

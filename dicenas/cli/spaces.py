@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from dicenas.cli.arguments import Subparsers
 
 if TYPE_CHECKING:
     from dicenas.config import SearchConfig
+    from dicenas.space import SpaceSpec
 
 __all__ = ["add_parser", "run"]
 
@@ -64,14 +66,10 @@ def _print_backbones() -> None:
 
 
 def _print_space(config: SearchConfig) -> None:
-    from random import Random
-
     from dicenas.evaluation import load_data
     from dicenas.report import print_table
-    from dicenas.report.metrics import get_metric
 
     space = config.space_spec(load_data(config.data).num_classes)
-    size = config.latency.input_size
     rows = []
     for choice in space.choices:
         condition = ""
@@ -82,21 +80,32 @@ def _print_space(config: SearchConfig) -> None:
     print_table(["choice", "values", "where"], rows, align="lll", title=f"The space of {config.name}")
     print(f"\n{space.size:,} architectures over {space.backbone}")
 
+    _print_costs(space, config.constraints, config.latency.input_size)
+
+
+def _print_costs(space: SpaceSpec, constraints: Mapping[str, float], size: int | None) -> None:
+    from random import Random
+
+    from dicenas.report import print_table
+    from dicenas.report.metrics import get_metric
+
     rng = Random(0)
     architectures = [space.random(rng) for _ in range(_SAMPLES)]
     costs = [space.cost(a if size is None else a.at_size(size)) for a in architectures]
+    macs, params = sorted(cost.macs for cost in costs), sorted(cost.params for cost in costs)
     rows = []
-    for name in ("macs", "params"):
-        values = sorted(float(getattr(cost, name)) for cost in costs)
-        quantiles = [values[round(q * (_SAMPLES - 1))] for q in (0, 0.25, 0.5, 0.75, 1)]
+    for name, smallest, values in (
+        ("macs", space.minimum("macs", size), macs),
+        ("params", space.minimum("params", size), params),
+    ):
         metric = get_metric(name)
-        bound = config.constraints.get(name)
-        share = 0 if bound is None else sum(value <= bound for value in values) / _SAMPLES
-        kept = "" if bound is None else f"{share:.0%} keep ≤ {metric.format(bound)}"
-        smallest = space.minimum("macs" if name == "macs" else "params", size)
-        rows.append([metric.title, *map(metric.format, (float(smallest), *quantiles)), kept])
+        quantiles = [values[round(q * (_SAMPLES - 1))] for q in (0, 0.25, 0.5, 0.75, 1)]
+        kept = ""
+        if name in constraints:
+            share = sum(value <= constraints[name] for value in values) / _SAMPLES
+            kept = f"{share:.0%} keep ≤ {metric.format(constraints[name])}"
+        rows.append([metric.title, *map(metric.format, (smallest, *quantiles)), kept])
     at = "at each network's own size" if size is None else f"at {size}×{size} pixels"
     columns = ["cost", "least of all", "least", "quarter", "median", "three quarters", "most", "constraint"]
-    print_table(
-        columns, rows, align="lrrrrrrr", title=f"\nCosts {at}: the space's least, and {_SAMPLES} random networks"
-    )
+    title = f"\nCosts {at}: the space's least, and {_SAMPLES} random networks"
+    print_table(columns, rows, align="lrrrrrrr", title=title)

@@ -12,7 +12,7 @@ from dicenas.nets import net_architecture
 from dicenas.runs import RunFolder
 
 
-@pytest.mark.parametrize(("trial", "number"), [([], 2), (["--trial", "best"], 2), (["--trial", "1"], 1)])
+@pytest.mark.parametrize(("trial", "number"), [([], 2), (["--trial", "1"], 1)])
 def test_a_trial_leaves_with_its_weights(
     trial: list[str], number: int, run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -23,9 +23,8 @@ def test_a_trial_leaves_with_its_weights(
     exported, trained = load_file(out / "model.safetensors"), load_file(run.weights_path(number))
     assert exported.keys() == trained.keys()
     assert all(exported[name].equal(trained[name]) for name in trained)
-    assert json.loads((out / "metrics.json").read_text(encoding="utf-8"))["accuracy"] == pytest.approx(
-        0.7 + 0.1 * number
-    )
+    metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
+    assert metrics["accuracy"] == pytest.approx(0.7 + 0.1 * number)
 
 
 def test_an_architecture_file_is_built_afresh(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -35,12 +34,16 @@ def test_an_architecture_file_is_built_afresh(tmp_path: Path, capsys: pytest.Cap
     assert "no trained weights" in capsys.readouterr().err
     assert not (out / "model.safetensors").exists()
     # What was exported is itself a source.
-    assert main(["export", str(out), "--out", str(tmp_path / "again"), "--formats", "py"]) == 0
+    assert main(["profile", str(out)]) == 0
 
 
-def test_an_existing_folder_needs_force(run: RunFolder, tmp_path: Path, refused: Callable[..., str]) -> None:
+def test_an_existing_folder_needs_force(
+    run: RunFolder, tmp_path: Path, refused: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
     command = ["export", str(run.path), "--out", str(tmp_path / "net"), "--formats", "safetensors"]
     assert main(command) == 0
+    capsys.readouterr()
+    assert "exists" in refused(*command)
     assert main([*command, "--force"]) == 0
 
 
