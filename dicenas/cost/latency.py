@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from dicenas.cost.device import device_name, resolve_device
+from dicenas.ops import kernels
 from dicenas.spelling import did_you_mean
 
 __all__ = ["DTYPES", "RUNTIMES", "LatencyResult", "measure_latency", "summarize"]
@@ -124,7 +125,7 @@ def measure_latency(
         time_limit_s: Limit of the timed runs together, in seconds; warm-up and compilation come on top.
 
     Raises:
-        ValueError: A device that is not there, or an unknown dtype, runtime, batch or number of threads.
+        ValueError: A device that is not there, or an unknown dtype, runtime, batch, number of threads or time limit.
     """
     target = resolve_device(device)
     if dtype not in DTYPES:
@@ -133,10 +134,11 @@ def measure_latency(
         raise ValueError(f"unknown runtime {runtime!r}{did_you_mean(runtime, RUNTIMES)} ({', '.join(RUNTIMES)})")
     if batch < 1 or (threads is not None and threads < 1):
         raise ValueError(f"batch {batch} and threads {threads} should be at least 1")
+    if not time_limit_s >= 0:
+        raise ValueError(f"time_limit_s {time_limit_s} should be a number of seconds, at least 0")
     twin = copy.deepcopy(module).eval().to(target, DTYPES[dtype])
     x = torch.randn(batch, *input_size, generator=torch.Generator().manual_seed(0)).to(target, DTYPES[dtype])
-    with _threads(threads) as used_threads, torch.inference_mode():
-        run = torch.compile(twin) if runtime == "compiled" else twin
+    with _threads(threads) as used_threads, _runtime(twin, runtime) as run, torch.inference_mode():
         timer, method = _cpu_timer(run, x) if target.type == "cpu" else _cuda_timer(run, x)
         times_ms = _repeat(timer, time_limit_s)
     return LatencyResult(
@@ -218,39 +220,73 @@ def _cpu_timer(run: Callable[[Tensor], Any], x: Tensor) -> tuple[_Timer, Literal
 
 def _cuda_timer(run: Callable[[Tensor], Any], x: Tensor) -> tuple[_Timer, Literal["graph", "events"]]:
     with torch.cuda.device(x.device):
-        # Warmed up on a stream of its own, as capture asks for: libraries allocate workspaces in their first calls.
+        # A stream of its own, as capture asks for, and of this device; libraries allocate workspaces in the warm-up.
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(_WARM_UP_RUNS):
                 run(x)
+            graph = None if _synchronizes(run, x) else _captured(run, x, stream)
         torch.cuda.current_stream().wait_stream(stream)
-        torch.cuda.synchronize()
-        once, method = _captured(run, x)
+
+    def once() -> None:
+        if graph is None:
+            run(x)
+        else:
+            graph.replay()
 
     def timer() -> float:
         with torch.cuda.device(x.device):
             start = torch.cuda.Event(enable_timing=True)
             end = torch.cuda.Event(enable_timing=True)
+            once()  # keeps the device busy until the host has enqueued the run that is timed
             start.record()
             once()
             end.record()
             end.synchronize()
             return start.elapsed_time(end)
 
-    timer()
-    return timer, method
+    return timer, "events" if graph is None else "graph"
 
 
-def _captured(run: Callable[[Tensor], Any], x: Tensor) -> tuple[Callable[[], Any], Literal["graph", "events"]]:
+def _synchronizes(run: Callable[[Tensor], Any], x: Tensor) -> bool:
+    """Whether a network waits for the device, as ``item()`` does: trying to capture it would harm torch's state."""
+    mode = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        run(x)
+    except RuntimeError:
+        return True
+    finally:
+        torch.cuda.set_sync_debug_mode(mode)
+    return False
+
+
+def _captured(run: Callable[[Tensor], Any], x: Tensor, stream: torch.cuda.Stream) -> torch.cuda.CUDAGraph | None:
+    """Capture a run; None where something in it cannot be captured."""
     graph = torch.cuda.CUDAGraph()
     try:
-        with torch.cuda.graph(graph):
+        # Threads that load data meanwhile are no part of it.
+        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
             run(x)
-    except RuntimeError:  # what the network does cannot be captured, synchronising with the host for one
+    except RuntimeError:
         torch.cuda.synchronize()
-        return lambda: run(x), "events"
-    return graph.replay, "graph"
+        return None
+    return graph
+
+
+@contextmanager
+def _runtime(module: nn.Module, runtime: str) -> Iterator[Callable[[Tensor], Any]]:
+    if runtime == "eager":
+        with kernels.disabled():
+            yield module
+    elif runtime == "compiled":
+        # torch keeps what it compiled by the code of forward(), which all networks share: after eight of them it
+        # would run the next one uncompiled, and it would take sizes that changed for dynamic.
+        torch.compiler.reset()
+        yield torch.compile(module, dynamic=False)
+    else:
+        yield module
 
 
 @contextmanager

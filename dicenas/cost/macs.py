@@ -16,7 +16,8 @@ __all__ = ["MacsRule", "UncountedModuleError", "count_macs", "count_params", "re
 #: Multiply-adds of one call of a module, from the module, its positional inputs and its output.
 MacsRule: TypeAlias = Callable[[Any, tuple[Any, ...], Any], int]
 
-_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+#: Adds the multiply-adds of a call to ``module.total_ops``, as thop's rules do.
+_Hook: TypeAlias = Callable[[Any, tuple[Any, ...], Any], None]
 
 
 class UncountedModuleError(ValueError):
@@ -35,17 +36,24 @@ def _dim_conv(module: DimConv, inputs: tuple[Tensor, ...], output: Tensor) -> in
     return elements * module.kernel_size**2
 
 
-# The paper's "FLOPs" are multiply-adds of convolutions and linear layers; thop also counts the following.
+def _transposed_conv(module: nn.modules.conv._ConvTransposeNd, inputs: tuple[Tensor, ...], output: Tensor) -> int:
+    """Each input element meets the filters of its group; thop counts as many for each output element."""
+    return inputs[0].numel() * module.weight[0].numel()
+
+
+# The paper's "FLOPs" are multiply-adds of convolutions and linear layers; thop also counts most of the following.
 _RULES: dict[type[nn.Module], MacsRule] = {
     nn.modules.batchnorm._NormBase: _nothing,
     nn.LayerNorm: _nothing,
     nn.GroupNorm: _nothing,
+    nn.RMSNorm: _nothing,
     nn.PReLU: _nothing,
     nn.LeakyReLU: _nothing,
     nn.Softmax: _nothing,
     nn.modules.pooling._AvgPoolNd: _nothing,
     nn.modules.pooling._AdaptiveAvgPoolNd: _nothing,
     nn.Upsample: _nothing,
+    nn.modules.conv._ConvTransposeNd: _transposed_conv,
     DimConv: _dim_conv,
 }
 
@@ -70,24 +78,29 @@ def count_macs(module: nn.Module, input_size: tuple[int, ...], *, batch: int = 1
         ImportError: thop is not installed.
     """
     try:
-        from thop.profile import profile, register_hooks
+        from thop.profile import register_hooks as thop_hooks
     except ImportError as error:
         raise ImportError("counting multiply-adds needs thop: pip install 'dicenas[cost]'") from error
 
-    uncounted = [
-        f"{name or 'the module itself'} ({type(m).__name__})" for name, m in _uncounted(module, "", register_hooks)
-    ]
+    counted = copy.deepcopy(module).eval()  # the rules leave their sums in the modules
+    units: list[Any] = []
+    uncounted: list[str] = []
+    for name, unit, hook in _units(counted, "", thop_hooks, set()):
+        if hook is None:
+            uncounted.append(f"{name or 'the module itself'} ({type(unit).__name__})")
+        else:
+            unit.total_ops = torch.zeros(1, dtype=torch.float64)
+            unit.register_forward_hook(hook)
+            units.append(unit)
     if uncounted:
         raise UncountedModuleError(
             f"no rule counts the parameters of {', '.join(uncounted)}; "
             "register one with dicenas.cost.register_macs_rule"
         )
-    hooks = {type(m): hook for m in module.modules() if (hook := _hook(type(m), register_hooks)) is not None}
-    counted = copy.deepcopy(module)  # thop leaves marks in the modules that it counts
     parameter = next(counted.parameters(), torch.empty(0))
-    x = torch.zeros(batch, *input_size, device=parameter.device, dtype=parameter.dtype)
-    macs, _ = profile(counted, (x,), custom_ops=hooks, verbose=False)
-    return round(macs)
+    with torch.no_grad():
+        counted(torch.zeros(batch, *input_size, device=parameter.device, dtype=parameter.dtype))
+    return sum(round(unit.total_ops.item()) for unit in units)
 
 
 def count_params(module: nn.Module, *, trainable_only: bool = False) -> int:
@@ -95,23 +108,35 @@ def count_params(module: nn.Module, *, trainable_only: bool = False) -> int:
     return sum(p.numel() for p in module.parameters() if p.requires_grad or not trainable_only)
 
 
-def _hook(kind: type[nn.Module], thop_hooks: dict[type[nn.Module], Any]) -> Callable[..., None] | None:
-    """Return the forward hook that counts a type: of the nearest class with a rule of ours, else of thop's."""
-    for base in kind.__mro__:
-        if base in _RULES:
-            rule = _RULES[base]
+def _units(
+    module: nn.Module, name: str, thop_hooks: dict[type[nn.Module], _Hook], seen: set[nn.Module]
+) -> Iterator[tuple[str, nn.Module, _Hook | None]]:
+    """Find the outermost modules that a rule counts, each once, and with None those that have need of one.
 
-            def hook(module: Any, inputs: tuple[Any, ...], output: Any) -> None:
-                module.total_ops += rule(module, inputs, output)  # noqa: B023  (returned at once)
-
-            return hook
-    return next((thop_hooks[base] for base in kind.__mro__ if base in thop_hooks and base not in _CONTAINERS), None)
-
-
-def _uncounted(module: nn.Module, name: str, thop_hooks: dict[type[nn.Module], Any]) -> Iterator[tuple[str, nn.Module]]:
-    if _hook(type(module), thop_hooks) is not None:
+    thop's own ``profile`` counts the modules inside a counted one again where that is the outermost of all or a kind
+    of ``nn.Sequential``, and modules that are shared several times over.
+    """
+    if module in seen:
+        return
+    seen.add(module)
+    hook = _hook(type(module), thop_hooks)
+    if hook is not None:
+        yield name, module, hook
         return
     if next(module.parameters(recurse=False), None) is not None:
-        yield name, module
+        yield name, module, None
     for child_name, child in module.named_children():
-        yield from _uncounted(child, f"{name}.{child_name}" if name else child_name, thop_hooks)
+        yield from _units(child, f"{name}.{child_name}" if name else child_name, thop_hooks, seen)
+
+
+def _hook(kind: type[nn.Module], thop_hooks: dict[type[nn.Module], _Hook]) -> _Hook | None:
+    """Return the hook that counts a type: of the nearest class with a rule of ours, else of thop's."""
+    rule = next((_RULES[base] for base in kind.__mro__ if base in _RULES), None)
+    if rule is not None:
+
+        def hook(module: Any, inputs: tuple[Any, ...], output: Any) -> None:
+            module.total_ops += rule(module, inputs, output)
+
+        return hook
+    # thop has a rule for nn.Sequential, which counts nothing.
+    return next((thop_hooks[base] for base in kind.__mro__ if base in thop_hooks and base is not nn.Sequential), None)

@@ -51,6 +51,8 @@ def peak_memory_mb(
             with _LiveStorages() as storages:
                 twin(torch.empty(batch, *input_size, device="meta", dtype=dtype))
             return storages.peak / _MB
+        # A first pass makes what libraries keep, such as the workspace of cuBLAS: it belongs to no network.
+        twin(torch.empty(batch, *input_size, device=target, dtype=dtype))
         torch.cuda.synchronize(target)
         torch.cuda.reset_peak_memory_stats(target)
         before = torch.cuda.memory_allocated(target)

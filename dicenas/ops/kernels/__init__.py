@@ -7,7 +7,8 @@ held to its plain PyTorch form in value and gradient. ``DICENAS_KERNELS=off`` in
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -16,15 +17,29 @@ from dicenas.ops.kernels import definitions
 from dicenas.ops.kernels.definitions import KERNEL_SIZES
 from dicenas.ops.kernels.library import Library, load_library, switched_off
 
-__all__ = ["KERNEL_SIZES", "Library", "load_library", "qualifies", "switched_off"]
+__all__ = ["KERNEL_SIZES", "Library", "disabled", "load_library", "qualifies", "switched_off"]
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+_disabled = False  # by disabled()
 _loaded = {"cpu": load_library("cpu").handle is not None}
 
 
 def available(device: str) -> bool:
     """Whether the kernels for a device type, ``"cpu"`` or ``"cuda"``, can be used."""
+    if _disabled:
+        return False
     return _loaded.get(device, False)
+
+
+@contextmanager
+def disabled() -> Iterator[None]:
+    """Run everything in plain PyTorch within the context, in all threads."""
+    global _disabled
+    before, _disabled = _disabled, True
+    try:
+        yield
+    finally:
+        _disabled = before
 
 
 def qualifies(
