@@ -46,7 +46,7 @@ format: $(INSTALLED) ## rewrite the sources in the project's style
 install: $(INSTALLED) ## prepare .venv only
 
 # The stamp is written last: an interrupted installation is taken up again by the next make.
-$(INSTALLED): setup.py pyproject.toml constraints.txt
+$(INSTALLED): setup.py pyproject.toml constraints.txt $(wildcard csrc/*) dicenas/ops/kernels/build.py
 	@rm -f $@
 	@if ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
 	    for python in $(PYTHON); do \

@@ -6,10 +6,15 @@ package, as ``dicenas.search_spaces`` and ``dicenas.strategies``; the sources in
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import re
 from pathlib import Path
+from types import ModuleType
 
-from setuptools import find_packages, setup
+from setuptools import Extension, find_packages, setup
+from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
 
@@ -68,6 +73,67 @@ def package_folders() -> dict[str, str]:
     return folders
 
 
+def kernel_build() -> ModuleType:
+    """Load what compiles the kernels; the package itself would import torch."""
+    path = ROOT / "dicenas" / "ops" / "kernels" / "build.py"
+    spec = importlib.util.spec_from_file_location("kernel_build", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+class BuildKernels(build_ext):
+    """Compile the kernel libraries, which are no Python extensions.
+
+    ``DICENAS_BUILD``: ``auto`` (default) builds what it can, and dicenas runs in plain PyTorch without the rest;
+    ``cpu`` and ``cuda`` fail where that library cannot be built, ``none`` builds nothing.
+    """
+
+    def get_ext_filename(self, fullname: str) -> str:
+        *folders, kind = fullname.split(".")
+        return "/".join([*folders, kernel_build().library_name(kind)])
+
+    def build_extension(self, ext: Extension) -> None:
+        kind = ext.name.rpartition(".")[2]
+        mode = os.environ.get("DICENAS_BUILD", "auto")
+        if mode not in ("auto", "cpu", "cuda", "none"):
+            raise SystemExit(f"DICENAS_BUILD is {mode!r}, expected auto, cpu, cuda or none")
+        if mode == "none" or (mode == "cpu" and kind == "cuda"):
+            return
+        tools = kernel_build()
+        try:
+            tools.build_library(kind, Path(self.get_ext_fullpath(ext.name)))
+        except tools.BuildError as error:
+            if mode in (kind, "cuda"):
+                raise SystemExit(f"DICENAS_BUILD={mode}: the {kind} kernels were not built: {error}") from error
+            self.announce(f"warning: no {kind} kernels, dicenas will run without them there: {error}", level=3)
+
+    def _built(self, paths: list[str]) -> list[str]:
+        return [path for path in paths if Path(path).exists()]
+
+    def get_outputs(self) -> list[str]:
+        return self._built(super().get_outputs())
+
+    def get_output_mapping(self) -> dict[str, str]:
+        mapping = super().get_output_mapping()
+        return {built: mapping[built] for built in self._built(list(mapping))}
+
+    def copy_extensions_to_source(self) -> None:
+        wanted = self.extensions
+        self.extensions = [ext for ext in wanted if (Path(self.build_lib) / self.get_ext_filename(ext.name)).exists()]
+        super().copy_extensions_to_source()
+        self.extensions = wanted
+
+
+class KernelWheel(bdist_wheel):
+    """The libraries need no particular Python: one wheel per platform."""
+
+    def get_tag(self) -> tuple[str, str, str]:
+        return ("py3", "none", super().get_tag()[2])
+
+
 if __name__ == "__main__":
     folders = package_folders()
     setup(
@@ -83,6 +149,8 @@ if __name__ == "__main__":
             "dicenas": ["py.typed"],
             "dicenas.csrc": [f"**/*.{suffix}" for suffix in ("c", "cc", "cpp", "cu", "cuh", "h", "hpp")],
         },
+        ext_modules=[Extension(f"dicenas.ops.kernels.{kind}", []) for kind in kernel_build().KINDS],
+        cmdclass={"build_ext": BuildKernels, "bdist_wheel": KernelWheel},
         install_requires=REQUIREMENTS,
         extras_require={
             "search": SEARCH,

@@ -7,13 +7,14 @@ held to its plain PyTorch form in value and gradient. ``DICENAS_KERNELS=off`` in
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
-from dicenas.ops.kernels import definitions
+from dicenas.ops.kernels import cuda, definitions
 from dicenas.ops.kernels.definitions import KERNEL_SIZES
 from dicenas.ops.kernels.library import Library, load_library, switched_off
 
@@ -21,14 +22,17 @@ __all__ = ["KERNEL_SIZES", "Library", "disabled", "load_library", "qualifies", "
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 _disabled = False  # by disabled()
-_loaded = {"cpu": load_library("cpu").handle is not None}
+_cpu_is_loaded = load_library("cpu").handle is not None
 
 
-def available(device: str) -> bool:
-    """Whether the kernels for a device type, ``"cpu"`` or ``"cuda"``, can be used."""
+def available(device: torch.device | str) -> bool:
+    """Whether the kernels can be used on a device; the first call for a GPU loads or compiles its code."""
     if _disabled:
         return False
-    return _loaded.get(device, False)
+    device = torch.device(device)
+    if device.type == "cpu":
+        return _cpu_is_loaded
+    return device.type == "cuda" and torch.version.hip is None and cuda.launcher(device) is not None
 
 
 @contextmanager
@@ -52,7 +56,7 @@ def qualifies(
     """
     if torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export() or torch._C._get_tracing_state() is not None:
         return False
-    if not available(x.device.type) or weight_channel.shape[-1] not in KERNEL_SIZES or tuple(dilation) != (1, 1, 1):
+    if not available(x.device) or weight_channel.shape[-1] not in KERNEL_SIZES or tuple(dilation) != (1, 1, 1):
         return False
     if (weight_height.shape[0], weight_width.shape[0]) != tuple(x.shape[2:]) or x.shape[1] == 0:
         return False
@@ -67,3 +71,23 @@ def qualifies(
 def dim_conv(x: Tensor, weight_channel: Tensor, weight_width: Tensor, weight_height: Tensor) -> Tensor:
     """Run ``dicenas::dim_conv`` on arguments that :func:`qualifies` accepts."""
     return definitions.dim_conv(x, weight_channel, weight_width, weight_height)
+
+
+def describe() -> list[tuple[str, str, str]]:
+    """Return (device, ``"yes"`` or ``"no"``, details) for the CPU and each GPU."""
+    library = load_library("cpu")
+    if library.handle is not None:
+        library.handle.dicenas_cpu_isa.restype = ctypes.c_char_p
+        details = f"{library.path}, {library.handle.dicenas_cpu_isa().decode()}"
+    else:
+        details = library.reason if library.path is None else f"{library.path}: {library.reason}"
+    rows = [("cpu", "yes" if library.handle is not None else "no", details)]
+    if not torch.cuda.is_available():
+        return [*rows, ("cuda", "no", "torch finds no GPU")]
+    for index in range(torch.cuda.device_count()):
+        found = cuda.launcher(torch.device("cuda", index))
+        name = torch.cuda.get_device_name(index)
+        rows.append(
+            (f"cuda:{index}", "no" if found is None else "yes", name if found is None else f"{name}, {found.source}")
+        )
+    return rows

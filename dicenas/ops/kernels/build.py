@@ -41,7 +41,7 @@ _FOLDER = Path(__file__).resolve().parent
 
 _SOURCES = {
     "cpu": ("dicenas_cpu.cpp", "dicenas_cpu.h", "dicenas_cpu_kernels.h"),
-    "cuda": ("dicenas_cuda.cu", "dicenas_cuda.h", "dicenas_cuda_kernels.cuh"),
+    "cuda": ("dicenas_cuda.cu", "dicenas_cuda_kernels.cuh"),
 }
 
 # Without -fno-trapping-math comparisons are not turned into vector instructions everywhere.
@@ -83,8 +83,12 @@ def source_hash(kind: str) -> str:
 
 
 def library_name(kind: str) -> str:
-    """Return the file name of the library of ``kind``."""
-    return f"libdicenas_{kind}.so"
+    """Return the file name of the library of ``kind``: a shared library, or CUDA code that the driver loads.
+
+    Raises:
+        BuildError: The sources are not installed; the name of CUDA code holds their hash.
+    """
+    return "libdicenas_cpu.so" if kind == "cpu" else f"dicenas_cuda_{source_hash(kind)}.fatbin"
 
 
 def _find_nvcc() -> str:
@@ -126,13 +130,12 @@ def compile_command(kind: str, output: Path) -> list[str]:
         BuildError: There is no compiler, or no sources.
     """
     source = str(_sources(kind)[0])
-    define = f'-DDICENAS_SOURCE_HASH="{source_hash(kind)}"'
     if kind == "cpu":
         if platform.system() != "Linux":
             raise BuildError(f"the kernels are built for Linux; on {platform.system()} dicenas uses plain PyTorch")
         return [
-            *_find_compiler(), *_CPU_FLAGS, "-fPIC", "-fvisibility=hidden", "-shared", define, source,
-            "-o", str(output),
+            *_find_compiler(), *_CPU_FLAGS, "-fPIC", "-fvisibility=hidden", "-shared",
+            f'-DDICENAS_SOURCE_HASH="{source_hash(kind)}"', source, "-o", str(output),
         ]  # fmt: skip
     nvcc = _find_nvcc()
     known = _run([nvcc, "--list-gpu-code"]).split()
@@ -144,8 +147,7 @@ def compile_command(kind: str, output: Path) -> list[str]:
     newest = architectures[-1]
     code += ["-gencode", f"arch=compute_{newest},code=compute_{newest}"]
     return [
-        nvcc, "-O3", "-std=c++17", "-shared", "--threads", "0", "-cudart", "static",
-        "-Xcompiler", "-fPIC,-fvisibility=hidden", *code, define, source, "-o", str(output),
+        nvcc, "-O3", "-std=c++17", "--fatbin", "--threads", "0", *code, source, "-o", str(output),
     ]  # fmt: skip
 
 

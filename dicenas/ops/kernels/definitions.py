@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from dicenas.ops.kernels import cpu
+from dicenas.ops.kernels import cpu, cuda
 
 __all__ = ["KERNEL_SIZES", "dice_unit", "dim_conv", "dim_conv_local"]
 
@@ -127,6 +127,7 @@ def _implement(device: str, module: Any) -> None:
 
 
 _implement("CPU", cpu)
+_implement("CUDA", cuda)
 
 
 def _fake_dim_conv(x: Tensor, channel: Tensor, width: Tensor, height: Tensor) -> Tensor:

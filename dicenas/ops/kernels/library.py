@@ -10,7 +10,7 @@ from pathlib import Path
 
 from dicenas.ops.kernels import build
 
-__all__ = ["Library", "load_library", "switched_off"]
+__all__ = ["Library", "find_cuda_code", "load_library", "switched_off"]
 
 _ABI_VERSION = 1
 
@@ -53,8 +53,8 @@ def _open(kind: str, path: Path, expected_hash: str | None) -> Library:
 
 
 @cache
-def load_library(kind: str) -> Library:
-    """Load the library of ``kind``: the installed one, or one that ``dicenas kernels build`` put into the cache."""
+def load_library(kind: str = "cpu") -> Library:
+    """Load the CPU library: the installed one, or one that ``dicenas kernels build`` put into the cache."""
     import torch  # noqa: F401  (its OpenMP library has to be the one that both use)
 
     if switched_off():
@@ -71,3 +71,12 @@ def load_library(kind: str) -> Library:
             if result.handle is not None:
                 break
     return result
+
+
+def find_cuda_code() -> Path | None:
+    """Return the CUDA code that was compiled ahead, installed or in the cache, or ``None``."""
+    folder = Path(__file__).resolve().parent
+    if build.source_folder() is None:
+        return next(folder.glob("dicenas_cuda_*.fatbin"), None)
+    candidates = [folder / build.library_name("cuda"), *build.cached_libraries("cuda")]
+    return next((path for path in candidates if path.is_file()), None)
