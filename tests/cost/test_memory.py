@@ -76,9 +76,10 @@ def test_peaks_reckoned_by_hand(module: nn.Module, channels: int) -> None:
         Forgetful(),
         Views(),
         nn.Sequential(nn.Conv2d(4, 6, 1), nn.PReLU(6), nn.MaxPool2d(2), nn.Sigmoid()),
+        nn.MaxPool2d(2),  # allocates int64 indices beside its output
         nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5)),
     ],
-    ids=["chain", "inplace", "residual", "forgetful", "views", "pool", "classifier"],
+    ids=["chain", "inplace", "residual", "forgetful", "views", "pool", "indices", "classifier"],
 )
 def test_the_peak_is_that_of_torch_s_allocations(module: nn.Module) -> None:
     module.eval()
