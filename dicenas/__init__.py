@@ -6,12 +6,15 @@ Importing the package is quick: the names below load torch, NNI or Optuna when t
 from __future__ import annotations
 
 import importlib
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dicenas.architecture import Architecture as Architecture
     from dicenas.nets import build as build
+    from dicenas.search import search as search
     from dicenas.space import SpaceSpec as SpaceSpec
 
 __version__ = "0.1.0"
@@ -20,6 +23,7 @@ _EXPORTS = {
     "Architecture": "dicenas.architecture",
     "SpaceSpec": "dicenas.space",
     "build": "dicenas.nets",
+    "search": "dicenas.search",
 }
 
 __all__ = ["__version__", *_EXPORTS]
@@ -29,6 +33,20 @@ __all__ = ["__version__", *_EXPORTS]
 _ROOT = Path(__file__).resolve().parent.parent
 if (_ROOT / "setup.py").is_file() and (_ROOT / "search_spaces").is_dir():
     __path__.append(str(_ROOT))
+
+
+class _Package(ModuleType):
+    """The type of this package, in which ``dicenas.search`` is the function whatever is imported first."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # The import system binds a submodule to its package when it is first imported: `from dicenas.search import
+        # SearchResult` would replace the function by the module.
+        if name == "search" and isinstance(value, ModuleType):
+            value = value.search
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
 
 
 def __getattr__(name: str) -> Any:

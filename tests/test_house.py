@@ -244,6 +244,19 @@ def test_top_level_name_is_its_module_s(name: str) -> None:
     assert out.split() == ["True", "True"]
 
 
+@pytest.mark.parametrize(
+    "first",
+    ["dicenas.search", "import dicenas.search", "from dicenas.search import search", "from dicenas import search"],
+)
+def test_search_is_the_function_whatever_is_imported_first(first: str) -> None:
+    """A module and a function share the name; importing the module must not hide the function."""
+    out = run_python(
+        f"import dicenas\n{first}\nimport dicenas.search, inspect, sys\n"
+        "print(inspect.isfunction(dicenas.search), inspect.ismodule(sys.modules['dicenas.search']))"
+    )
+    assert out.split() == ["True", "True"]
+
+
 def test_unknown_top_level_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no_such_name"):
         _ = dicenas.no_such_name
