@@ -1,14 +1,27 @@
-"""Search strategies on Optuna, imported as ``dicenas.strategies``."""
+"""Search strategies on Optuna, imported as ``dicenas.strategies``.
+
+:class:`OptunaStrategy` is loaded when it is first used, and NNI with it; the study works without NNI.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 from dicenas.strategies.costs import CostFunction, InfeasibleConstraintError, check_feasible, default_costs
+from dicenas.strategies.objectives import parse_objectives
 from dicenas.strategies.samplers import SAMPLERS, make_sampler
-from dicenas.strategies.study import ArchitectureStudy, Outcome, Proposal, SpaceExhaustedError, parse_objectives
+from dicenas.strategies.study import ArchitectureStudy, SpaceExhaustedError
+from dicenas.strategies.trials import Outcome, Proposal
+
+if TYPE_CHECKING:
+    from dicenas.strategies.optuna_strategy import OptunaStrategy as OptunaStrategy
 
 __all__ = [
     "SAMPLERS",
     "ArchitectureStudy",
     "CostFunction",
     "InfeasibleConstraintError",
+    "OptunaStrategy",
     "Outcome",
     "Proposal",
     "SpaceExhaustedError",
@@ -17,3 +30,11 @@ __all__ = [
     "make_sampler",
     "parse_objectives",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name != "OptunaStrategy":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from dicenas.strategies.optuna_strategy import OptunaStrategy
+
+    return OptunaStrategy

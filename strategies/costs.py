@@ -77,7 +77,7 @@ def check_feasible(space: SpaceSpec, constraints: Mapping[str, float], image_siz
         if metric in constraints and (smallest := space.minimum(metric, image_size)) > constraints[metric]:
             size = "" if image_size is None else f" at {image_size} pixels"
             raise InfeasibleConstraintError(
-                f"constraint {metric} <= {constraints[metric]:g} cannot be met: "
+                f"constraint {metric} <= {constraints[metric]:,.10g} cannot be met: "
                 f"the smallest value in this space{size} is {smallest:,}"
             )
 

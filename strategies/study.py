@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from random import Random
-from typing import Any, Literal
+from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
@@ -17,114 +15,35 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from dicenas.architecture import Architecture
-from dicenas.pareto import DIRECTIONS, Direction, pareto_front
+from dicenas.pareto import Direction, pareto_front
 from dicenas.space import SpaceSpec
-from dicenas.spelling import did_you_mean
 from dicenas.strategies.costs import (
     CostFunction,
     InfeasibleConstraintError,
     check_constraints,
     check_feasible,
     default_costs,
-    ordered,
 )
+from dicenas.strategies.feasible import CostBook, CostError
+from dicenas.strategies.objectives import parse_objectives
 from dicenas.strategies.samplers import check_sampler, make_sampler
+from dicenas.strategies.trials import Outcome, Proposal, counts, describe, digest, from_dict, to_dict
 
-__all__ = ["ArchitectureStudy", "Outcome", "Proposal", "SpaceExhaustedError", "parse_objectives"]
+__all__ = ["ArchitectureStudy", "SpaceExhaustedError"]
 
 _logger = logging.getLogger(__name__)
 
-# So many proposals in a row may be infeasible or known already before the study looks for a new one itself. The
-# Gaussian process learns nothing from them and takes half a second to propose much the same again.
+# So many proposals in a row may be infeasible or known already before the study looks for a new one itself: samplers
+# learn little from infeasible ones, and where they converged they may repeat known ones for ever. The Gaussian process
+# learns nothing from them and takes half a second to propose much the same again.
 _PATIENCE = 10
 _PATIENCE_WITH_GP = 2
-# A space that is not ours cannot be walked: there only the sampler proposes.
-_PATIENCE_OF_FOREIGN_SPACES = 200
-_WALK_STEPS = 600
-_WALK_RESTARTS_EVERY = 300
-_COST_FAILURES = 3
+# A space that is not ours has no architectures to look for: there only the sampler proposes.
+_PATIENCE_IN_FOREIGN_SPACES = 200
 
 
 class SpaceExhaustedError(RuntimeError):
     """No further architecture was found that is new and meets the constraints."""
-
-
-class _CostError(Exception):
-    """A cost function failed for an architecture."""
-
-
-@dataclass(frozen=True)
-class Proposal:
-    """What a study asks to evaluate.
-
-    Attributes:
-        number: Number of the trial.
-        sample: Value of each active choice.
-        hash: Digest that two proposals share exactly when they mean the same network.
-        architecture: The architecture; ``None`` in a space that is not a :class:`~dicenas.space.SpaceSpec`.
-        costs: What is known of it already.
-    """
-
-    number: int
-    sample: Mapping[str, Any]
-    hash: str
-    architecture: Architecture | None = None
-    costs: Mapping[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a trial ended.
-
-    Attributes:
-        metrics: Costs and what the evaluation reported, as far as it is finite.
-        error: Why the trial failed, ``None`` where it did not.
-    """
-
-    metrics: Mapping[str, float]
-    error: str | None = None
-
-    @property
-    def state(self) -> Literal["complete", "failed"]:
-        """``"complete"`` or ``"failed"``."""
-        return "complete" if self.error is None else "failed"
-
-
-def parse_objectives(
-    objectives: Sequence[str] | Mapping[str, Direction], directions: Sequence[Direction] | None = None
-) -> dict[str, Direction]:
-    """Return the direction of each objective.
-
-    Args:
-        objectives: Names, or directions by name.
-        directions: Directions of the names, in their order; those of well-known metrics need not be given.
-
-    Raises:
-        ValueError: There is no objective, one is given twice, or a direction is unknown.
-    """
-    if isinstance(objectives, str):
-        raise ValueError(f"objectives {objectives!r} should be a sequence of names: ({objectives!r},)")
-    names = list(objectives)
-    if not names or len(set(names)) != len(names):
-        raise ValueError(f"objectives {names} should be one name or more, each given once")
-    if isinstance(objectives, Mapping):
-        if directions is not None:
-            raise ValueError("objectives is a mapping that gives directions already; leave directions out")
-        chosen = dict(objectives)
-    elif directions is not None:
-        if len(directions) != len(names):
-            raise ValueError(f"{len(names)} objectives and {len(directions)} directions")
-        chosen = dict(zip(names, directions, strict=True))
-    else:
-        for name in names:
-            if name not in DIRECTIONS:
-                raise ValueError(
-                    f"unknown objective {name!r}{did_you_mean(name, DIRECTIONS)} (known: {', '.join(DIRECTIONS)}); "
-                    "for a metric of your own say in directions whether it is maximized or minimized"
-                )
-        chosen = {name: DIRECTIONS[name] for name in names}
-    pareto_front([], chosen)  # checks the directions
-    return chosen
 
 
 class ArchitectureStudy:
@@ -183,35 +102,26 @@ class ArchitectureStudy:
         check_sampler(sampler)
         self.space = space
         self.objectives = parse_objectives(objectives, directions)
+        self.constraints: dict[str, float] = {}
         self._on_trial_end = on_trial_end
         if isinstance(space, SpaceSpec):
-            known = {**default_costs(space, image_size), **(costs or {})}
-            self.constraints = check_constraints(constraints or {}, known)
-            wanted = {"macs", "params", *self.objectives, *self.constraints, *(costs or {})}
-            self._costs = {name: known[name] for name in known if name in wanted}
-            if "latency_ms" in self.objectives and "latency_ms" not in self._costs:
-                raise ValueError(
-                    "objective 'latency_ms' has no source: give costs={'latency_ms': function of an architecture}"
-                )
-            closed_forms = {name: bound for name, bound in self.constraints.items() if name not in (costs or {})}
-            check_feasible(space, closed_forms, image_size)
+            self._book = self._make_book(space, constraints or {}, costs or {}, image_size)
             self._distributions: dict[str, BaseDistribution] = {
                 choice.label: CategoricalDistribution(choice.values) for choice in space.choices
             }
             self._size: float = space.size
             fingerprint = space.fingerprint
+        elif constraints or costs:
+            raise ValueError(
+                "costs and constraints need the architectures of a SpaceSpec; "
+                "in any other space the evaluation reports all metrics itself"
+            )
         else:
-            if constraints or costs:
-                raise ValueError(
-                    "costs and constraints need the architectures of a SpaceSpec; "
-                    "in any other space the evaluation reports all metrics itself"
-                )
-            self.constraints, self._costs = {}, {}
             self._distributions = dict(space)
             self._size = math.prod(
                 len(d.choices) if isinstance(d, CategoricalDistribution) else math.inf for d in space.values()
             )
-            fingerprint = _digest({label: optuna.distributions.distribution_to_json(d) for label, d in space.items()})
+            fingerprint = digest({label: optuna.distributions.distribution_to_json(d) for label, d in space.items()})
 
         self._storage = optuna.storages.get_storage(storage)
         self.study = optuna.create_study(
@@ -229,9 +139,25 @@ class ArchitectureStudy:
             }
         )
         self._sampler, self._seed = sampler, seed
-        self._cost_cache: dict[str, dict[str, float]] = {}
-        self._cost_failures = 0
         self._start_session()
+
+    def _make_book(
+        self,
+        space: SpaceSpec,
+        constraints: Mapping[str, float],
+        costs: Mapping[str, CostFunction],
+        image_size: int | None,
+    ) -> CostBook:
+        known = {**default_costs(space, image_size), **costs}
+        self.constraints = check_constraints(constraints, known)
+        if "latency_ms" in self.objectives and "latency_ms" not in known:
+            raise ValueError(
+                "objective 'latency_ms' has no source: give costs={'latency_ms': function of an architecture}"
+            )
+        closed_forms = {name: bound for name, bound in self.constraints.items() if name not in costs}
+        check_feasible(space, closed_forms, image_size)
+        wanted = {"macs", "params", *self.objectives, *self.constraints, *costs}
+        return CostBook(space, {name: known[name] for name in known if name in wanted}, self.constraints)
 
     def _check_identity(self, identity: dict[str, Any]) -> None:
         identity = json.loads(json.dumps(identity))
@@ -252,14 +178,14 @@ class ArchitectureStudy:
         self._rng = Random() if self._seed is None else Random(f"walk {self._seed} {len(trials)}")
         for trial in trials:
             if "costs" in trial.user_attrs:
-                self._cost_cache[trial.user_attrs["architecture_hash"]] = dict(trial.user_attrs["costs"])
+                self._book.known[trial.user_attrs["architecture_hash"]] = dict(trial.user_attrs["costs"])
 
     # What the study knows
 
     @property
     def trials(self) -> list[FrozenTrial]:
         """The trials that count, complete and failed: one for each architecture that was evaluated."""
-        return [trial for trial in self._trials(TrialState.COMPLETE, TrialState.FAIL) if _counts(trial)]
+        return [trial for trial in self._trials(TrialState.COMPLETE, TrialState.FAIL) if counts(trial)]
 
     @property
     def finished(self) -> int:
@@ -303,9 +229,22 @@ class ArchitectureStudy:
             fruitless += 1
             if isinstance(self.space, SpaceSpec):
                 if fruitless % (_PATIENCE_WITH_GP if self._sampler == "gp" else _PATIENCE) == 0:
-                    self.study.enqueue_trial(self.space.sample(self._walk(self.space)))
-            elif fruitless == _PATIENCE_OF_FOREIGN_SPACES:
+                    self.study.enqueue_trial(self.space.sample(self._find()))
+            elif fruitless == _PATIENCE_IN_FOREIGN_SPACES:
                 raise SpaceExhaustedError(f"the last {fruitless} proposals were all evaluated before")
+
+    def _find(self) -> Architecture:
+        """Return a new feasible architecture, found without the sampler."""
+        taken = self._taken()
+        for architecture in self._book.feasible(self._rng):
+            if architecture.hash not in taken:
+                return architecture
+        if taken or not self.constraints:
+            new = "new and meets the constraints" if self.constraints else "new"
+            raise SpaceExhaustedError(f"no further architecture was found that is {new}")
+        raise InfeasibleConstraintError(
+            f"no architecture was found that meets all constraints: {self._book.smallest_seen()}"
+        )
 
     def _taken(self) -> dict[str, FrozenTrial]:
         """Trials by hash of what they evaluated or are evaluating."""
@@ -314,7 +253,7 @@ class ArchitectureStudy:
 
     def _proposal(self, number: int, params: Mapping[str, Any], costs: Mapping[str, float]) -> Proposal:
         if not isinstance(self.space, SpaceSpec):
-            return Proposal(number, dict(params), _digest(params))
+            return Proposal(number, dict(params), digest(params))
         sample: dict[str, Any] = {}
         for choice in self.space.choices:
             if choice.active(sample):
@@ -335,8 +274,8 @@ class ArchitectureStudy:
         if proposal.architecture is None:
             return proposal
         try:
-            costs, violated = self._costs_of(proposal.architecture)
-        except _CostError as error:
+            costs, violated = self._book.costs(proposal.architecture)
+        except CostError as error:
             trial.set_user_attr("cost_error", str(error))
             self.study.tell(trial, state=TrialState.FAIL)
             return None
@@ -345,7 +284,9 @@ class ArchitectureStudy:
                 trial.set_constraint(name, costs[name] - bound)
         trial.set_user_attr("costs", costs)
         if violated is not None:
-            trial.set_user_attr("infeasible", f"{violated} {costs[violated]:g} > {self.constraints[violated]:g}")
+            trial.set_user_attr(
+                "infeasible", f"{violated} {costs[violated]:,.10g} > {self.constraints[violated]:,.10g}"
+            )
             self.study.tell(trial, state=TrialState.PRUNED)
             return None
         return Proposal(trial.number, proposal.sample, proposal.hash, proposal.architecture, costs)
@@ -359,72 +300,6 @@ class ArchitectureStudy:
             self.study.tell(trial, known.values)
         else:
             self.study.tell(trial, state=TrialState.FAIL)
-
-    def _costs_of(self, architecture: Architecture) -> tuple[dict[str, float], str | None]:
-        """Return costs, and the first constraint that they violate; what comes after that is not computed."""
-        costs = self._cost_cache.setdefault(architecture.hash, {})
-        free = [name for name in self._costs if name not in self.constraints]
-        for name in [*ordered(self.constraints), *ordered(free)]:
-            if name not in costs:
-                costs[name] = self._compute(name, architecture)
-            if costs[name] > self.constraints.get(name, math.inf):
-                return dict(costs), name
-        return dict(costs), None
-
-    def _compute(self, name: str, architecture: Architecture) -> float:
-        try:
-            value = float(self._costs[name](architecture))
-            if not math.isfinite(value):
-                raise ValueError(f"the value is {value}")
-        except Exception as error:  # measuring runs foreign code; one failure must not end a search
-            self._cost_failures += 1
-            message = f"{name} of architecture {architecture.hash} could not be determined: {_describe(error)}"
-            if self._cost_failures >= _COST_FAILURES:
-                raise RuntimeError(f"{message} (failed {self._cost_failures} times in a row)") from error
-            _logger.warning("%s; it is passed over", message)
-            raise _CostError(message) from error
-        self._cost_failures = 0
-        return value
-
-    def _walk(self, space: SpaceSpec) -> Architecture:
-        """Find a new feasible architecture by mutations that do not move away from the constraints.
-
-        Samplers learn little from infeasible proposals, and may repeat known ones for ever where they converged.
-        """
-        taken = self._taken()
-        order = ordered(self.constraints)
-        current, distance = None, (math.inf, 0.0)
-        for step in range(_WALK_STEPS):
-            if step % _WALK_RESTARTS_EVERY == 0 or current is None or space.size == 1:
-                current, distance = None, (math.inf, 0.0)
-                candidate = space.random(self._rng)
-            else:
-                candidate = space.mutate(current, self._rng)
-            try:
-                costs, violated = self._costs_of(candidate)
-            except _CostError:
-                continue
-            if violated is None:
-                if candidate.hash not in taken:
-                    return candidate
-                there = (0.0, 0.0)
-            else:
-                there = (float(len(order) - order.index(violated)), costs[violated] - self.constraints[violated])
-            if there <= distance:
-                current, distance = candidate, there
-        if taken or not self.constraints:
-            raise SpaceExhaustedError(
-                f"no further architecture that is new{' and meets the constraints' if self.constraints else ''} was "
-                f"found in a walk of {_WALK_STEPS} steps"
-            )
-        raise InfeasibleConstraintError(
-            "no architecture was found that meets all constraints: " + ", ".join(map(self._bound_and_smallest, order))
-        )
-
-    def _bound_and_smallest(self, name: str) -> str:
-        seen = [costs[name] for costs in self._cost_cache.values() if name in costs]
-        smallest = f"smallest value seen {min(seen):g}" if seen else "not reached, a constraint before it failed"
-        return f"{name} <= {self.constraints[name]:g} ({smallest})"
 
     # Results
 
@@ -440,7 +315,7 @@ class ArchitectureStudy:
 
     def fail(self, proposal: Proposal, error: BaseException | str) -> Outcome:
         """End a trial whose evaluation failed; it counts, and its architecture is not proposed again."""
-        outcome = Outcome(proposal.costs, error if isinstance(error, str) else _describe(error))
+        outcome = Outcome(proposal.costs, error if isinstance(error, str) else describe(error))
         self._finish(proposal, outcome)
         return outcome
 
@@ -525,53 +400,13 @@ class ArchitectureStudy:
 
     def to_json(self) -> str:
         """Return all trials as JSON text, for :meth:`load_json`."""
-        return json.dumps([_to_dict(trial) for trial in self.study.get_trials(deepcopy=False)])
+        return json.dumps([to_dict(trial) for trial in self.study.get_trials(deepcopy=False)])
 
     def load_json(self, text: str) -> None:
         """Take up the trials of another session into a study that has none; one with a storage has them already."""
         if self.study.get_trials(deepcopy=False):
             return
         for data in json.loads(text):
-            self.study.add_trial(_from_dict(data))
+            self.study.add_trial(from_dict(data))
         self.recover()
         self._start_session()
-
-
-def _counts(trial: FrozenTrial) -> bool:
-    attrs = trial.user_attrs
-    return "duplicate_of" not in attrs and (trial.state == TrialState.COMPLETE or "error" in attrs)
-
-
-def _digest(data: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(dict(data), sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _describe(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"
-
-
-def _to_dict(trial: FrozenTrial) -> dict[str, Any]:
-    return {
-        "state": trial.state.name,
-        "values": trial.values,
-        "params": trial.params,
-        "distributions": {
-            label: optuna.distributions.distribution_to_json(distribution)
-            for label, distribution in trial.distributions.items()
-        },
-        "user_attrs": trial.user_attrs,
-        "system_attrs": dict(trial.system_attrs),
-    }
-
-
-def _from_dict(data: Mapping[str, Any]) -> FrozenTrial:
-    return optuna.trial.create_trial(
-        state=TrialState[data["state"]],
-        values=data["values"],
-        params=data["params"],
-        distributions={
-            label: optuna.distributions.json_to_distribution(text) for label, text in data["distributions"].items()
-        },
-        user_attrs=data["user_attrs"],
-        system_attrs=data["system_attrs"],
-    )
