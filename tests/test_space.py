@@ -156,6 +156,15 @@ def test_mutation_reaches_the_whole_space(space: SpaceSpec) -> None:
     assert len(reached) == space.size
 
 
+def test_mutation_is_never_the_same_network() -> None:
+    # A deeper stage filled up with skips is the shallower one.
+    space = SpaceSpec("mobilenetv2", ("skip", "separable_k3"), (0.5,), ((1, 2, 3), *[(1,)] * 6), ("small",), (16,))
+    rng = Random(0)
+    shallow = mobilenetv2_architecture(0.5, 1000, 16).replace(stem="small", stages=(("separable_k3",),) * 7)
+    assert shallow in space
+    assert {len(space.mutate(shallow, rng).stages[0]) for _ in range(100)} == {2, 3}
+
+
 def test_randomness_is_the_generator_s() -> None:
     space = SpaceSpec("shufflenetv2")
     assert [space.random(Random(3)) for _ in range(2)] == [space.random(Random(3))] * 2

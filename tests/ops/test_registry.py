@@ -125,7 +125,7 @@ def test_state_round_trip_and_copies(candidate: str, stride: int) -> None:
 @pytest.mark.parametrize("candidate", CANDIDATES)
 @settings(max_examples=10)
 @given(
-    in_channels=st.integers(4, 20),
+    in_channels=st.integers(1, 20),
     out_channels=st.integers(1, 20),
     stride=st.sampled_from((1, 2)),
     size=st.tuples(st.integers(1, 9), st.integers(1, 9)),
@@ -146,7 +146,8 @@ def test_closed_form_is_what_is_counted(
     op, kernel_size = parse_candidate(candidate)
     a = CandidateArguments(in_channels, out_channels, stride, size, kernel_size, activation, final_activation)
     if op.supports is not None and not op.supports(a):
-        a = CandidateArguments(in_channels, in_channels, 1, size, kernel_size, activation, final_activation)
+        channels = in_channels + 3
+        a = CandidateArguments(channels, channels, 1, size, kernel_size, activation, final_activation)
     assert op.cost is not None
     in_size = inputs(a, odd=odd).shape[2:]
     assert candidate_cost(candidate, a) == counted(built(candidate, a), a.in_channels, (in_size[0], in_size[1]))
@@ -289,6 +290,33 @@ def test_a_third_party_op_is_searched_costed_and_built() -> None:
         assert net(torch.randn(2, 3, 32, 32)).shape == (2, 4)
         assert space.cost(architecture) == counted(net, 3, (32, 32))
         assert Architecture.from_json(architecture.to_json()) == architecture
+
+
+@pytest.mark.usefixtures("scratch_registry")
+def test_an_op_is_offered_where_it_fits_at_every_width_and_resolution() -> None:
+    def supports(arguments: CandidateArguments) -> bool:
+        return arguments.in_channels >= 12 and min(arguments.size) >= 4
+
+    register_op("picky", kernel_sizes=(), supports=supports)(factory)
+
+    def offered(widths: tuple[float, ...], resolutions: tuple[int, ...]) -> set[str]:
+        space = SpaceSpec(
+            "shufflenetv2",
+            ("separable_k3", "picky"),
+            widths=widths,
+            depths=((1,),) * 3,
+            stems=("small",),
+            resolutions=resolutions,
+        )
+        return {choice.label for choice in space.choices if "picky" in choice.values}
+
+    # Channels are 8, 8, 16, 16, 32, 32 at width 0.1 and at least 24 at 0.5; sizes are those of the stages.
+    assert offered((0.5,), (32,)) == {"s1_b0", "s1_b1", "s2_b0", "s2_b1", "s3_b0", "s3_b1"}
+    assert offered((0.1,), (32,)) == {"s2_b0", "s2_b1", "s3_b0", "s3_b1"}
+    for widths in ((0.1, 0.5), (0.5, 0.1)):
+        assert offered(widths, (32,)) == {"s2_b0", "s2_b1", "s3_b0", "s3_b1"}
+    for resolutions in ((16, 32), (32, 16)):
+        assert offered((0.5,), resolutions) == {"s1_b0", "s1_b1", "s2_b0", "s2_b1"}
 
 
 def test_the_third_party_op_is_gone() -> None:
