@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TextIO
 
 from dicenas.pareto import Direction
 from dicenas.report.metrics import get_metric
+from dicenas.report.palette import split_candidate
 from dicenas.runs import TrialRecord
 
 __all__ = ["print_front", "print_table"]
 
 #: Metrics shown beside the objectives, where the trials have them.
-_SHOWN = ("accuracy", "latency_ms", "latency_eager_ms", "macs", "params", "peak_memory_mb")
+_SHOWN = ("accuracy", "latency_ms", "macs", "params")
 
 
 def print_table(
@@ -98,5 +100,5 @@ def print_front(
 
 
 def _ops(trial: TrialRecord) -> str:
-    ops = [op for stage in trial.architecture.stages for op in stage]
-    return ", ".join(f"{ops.count(op)} {op}" for op in sorted(set(ops), key=lambda op: (-ops.count(op), op)))
+    counts = Counter(split_candidate(op)[0] for stage in trial.architecture.stages for op in stage)
+    return ", ".join(f"{count} {op}" for op, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])))

@@ -11,7 +11,7 @@ import dicenas
 from dicenas.cli import main
 from dicenas.runs import RunFolder
 
-COMMANDS = ("search", "report", "export", "profile", "ops", "spaces")
+COMMANDS = ("search", "report", "export", "profile", "ops", "spaces", "kernels")
 
 
 def run_process(source: str) -> subprocess.CompletedProcess[str]:
