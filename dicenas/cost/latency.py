@@ -281,10 +281,10 @@ def _runtime(module: nn.Module, runtime: str) -> Iterator[Callable[[Tensor], Any
         with kernels.disabled():
             yield module
     elif runtime == "compiled":
-        # torch keeps what it compiled by the code of forward(), which all networks share: after eight of them it
-        # would run the next one uncompiled, and it would take sizes that changed for dynamic.
+        # torch keeps what it compiled by the code of forward(), which all networks share: from the second on it would
+        # take sizes that changed for dynamic, and after the eighth run the next one uncompiled.
         torch.compiler.reset()
-        yield torch.compile(module, dynamic=False)
+        yield torch.compile(module)
     else:
         yield module
 

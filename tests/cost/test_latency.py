@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from dicenas.cost import DTYPES, LatencyResult, latency, measure_latency
 from dicenas.cost.latency import summarize
 from dicenas.nets import dicenet
-from dicenas.ops import kernels
+from dicenas.ops import DiCE, kernels
 
 #: How latency is measured on the devices that are here.
 METHODS = {"cpu": "clock"} | ({"cuda:0": "graph"} if torch.cuda.is_available() else {})
@@ -137,7 +137,7 @@ def test_every_network_is_compiled_for_its_sizes(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.slow
 def test_compiled_by_inductor() -> None:
-    result = measure_latency(dicenet(0.1, 5, 32), (3, 32, 32), runtime="compiled", time_limit_s=0)
+    result = measure_latency(DiCE(4, 6, size=(5, 7)), (4, 5, 7), runtime="compiled", time_limit_s=0)
     assert result.runtime == "compiled"
     assert result.latency_ms > 0
 
