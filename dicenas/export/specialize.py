@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import copy
 import inspect
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -56,9 +57,24 @@ def specialization_of(cls: type[nn.Module], calls: Sequence[Mapping[str, Any]]) 
                 constants[name] = values[0]
         elif None in values and len(names := {value for value in values if value is not None}) == 1:
             (value,) = names
-            if isinstance(value, str):
+            if isinstance(value, str) and _only_names_activation(cls, name):
                 switches[name] = value
     return Specialization(signature, constants, switches)
+
+
+def _only_names_activation(cls: type[nn.Module], parameter: str) -> bool:
+    """Return whether a constructor does nothing with a parameter but to give it to ``make_activation``."""
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(cls.__init__)))
+    except OSError:
+        return False
+    uses = [node for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id == parameter]
+    named = []
+    for node in ast.walk(tree):
+        match node:
+            case ast.Call(func=ast.Name(id="make_activation"), args=[ast.Name(id=name), _]) if name == parameter:
+                named.append(node.args[0])
+    return bool(named) and len(uses) == len(named)
 
 
 def is_literal(value: Any) -> bool:
@@ -136,7 +152,7 @@ def specialize(
                 _fix_parameters(method, own)
     rewritten: ast.stmt = _Rewriter(names, specializations, own or Specialization(inspect.Signature())).visit(node)
     if isinstance(rewritten, ast.ClassDef):
-        _remove_identities(rewritten, names)
+        _remove_identities(rewritten)
     return ast.fix_missing_locations(rewritten)
 
 
@@ -281,7 +297,7 @@ def _simplify(node: ast.expr) -> ast.expr:
     return node
 
 
-def _remove_identities(node: ast.ClassDef, names: Mapping[str, Any]) -> None:
+def _remove_identities(node: ast.ClassDef) -> None:
     """Remove the attributes of a class that are ``nn.Identity()`` whatever its arguments."""
     assigned: dict[str, list[ast.stmt]] = {}
     for child in ast.walk(node):

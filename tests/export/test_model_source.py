@@ -206,6 +206,20 @@ class Sharpen(nn.Module):
         return self.act(self.conv(x) + self.bias)
 
 
+class Pair(nn.Module):
+    """Two convolutions, the second one linear or not."""
+
+    def __init__(self, channels: int, activation: str | None, stride: int = 1) -> None:
+        super().__init__()
+        self.linear = activation is None
+        self.first = ConvNormAct(channels, channels, 3, stride=stride, groups=channels)
+        self.second = ConvNormAct(channels, channels, 1, activation=activation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.second(self.first(x))
+        return -x if self.linear else x
+
+
 class Measured(nn.Module):
     """Needs more than torch."""
 
@@ -230,6 +244,19 @@ def test_third_party_op_with_a_class_of_its_own(trained: Any, tmp_path: Path) ->
     assert_same_network(network, source, tmp_path)
     assert "GAIN = 0.5" in source
     assert "def smooth(" in source
+
+
+@pytest.mark.usefixtures("own_registry")
+def test_third_party_op_that_hands_its_activation_on(trained: Any, tmp_path: Path) -> None:
+    @register_op("pair", kernel_sizes=(3, 5))
+    def pair(in_channels, out_channels, *, stride, size, kernel_size, activation, final_activation):  # type: ignore[no-untyped-def]
+        return Pair(in_channels, activation if kernel_size == 3 else None, stride)
+
+    stages = (("dice_k3", "pair_k3"), ("pair_k5", "dice_k3"), ("dice_k3", "pair_k5"))
+    network = trained(Architecture("shufflenetv2", 0.1, stages, image_size=(64, 64), num_classes=10))
+    source = model_source(network)
+    assert_same_network(network, source, tmp_path)
+    assert "activation=activation is not None" in source
 
 
 @pytest.mark.usefixtures("own_registry")
