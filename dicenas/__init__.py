@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dicenas.architecture import Architecture as Architecture
     from dicenas.nets import build as build
+    from dicenas.nets import fuse_for_inference as fuse_for_inference
     from dicenas.search import search as search
     from dicenas.space import SpaceSpec as SpaceSpec
 
@@ -23,6 +24,7 @@ _EXPORTS = {
     "Architecture": "dicenas.architecture",
     "SpaceSpec": "dicenas.space",
     "build": "dicenas.nets",
+    "fuse_for_inference": "dicenas.nets",
     "search": "dicenas.search",
 }
 

@@ -12,6 +12,7 @@ from dicenas.nets.backbone import (
     list_backbones,
     register_backbone,
 )
+from dicenas.nets.fuse import FusedDiCE, fuse_for_inference
 from dicenas.nets.mobilenetv2 import InvertedResidual, MobileNetV2, mobilenetv2_architecture
 from dicenas.nets.shufflenetv2 import (
     ShuffleNetV2,
@@ -25,6 +26,7 @@ from dicenas.nets.zoo import list_nets, net_architecture
 __all__ = [
     "Backbone",
     "BlockSpec",
+    "FusedDiCE",
     "InvertedResidual",
     "Layout",
     "MobileNetV2",
@@ -37,6 +39,7 @@ __all__ = [
     "dicenet",
     "dicenet_architecture",
     "edgenets",
+    "fuse_for_inference",
     "get_backbone",
     "list_backbones",
     "list_nets",

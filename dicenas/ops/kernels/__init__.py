@@ -73,6 +73,16 @@ def dim_conv(x: Tensor, weight_channel: Tensor, weight_width: Tensor, weight_hei
     return definitions.dim_conv(x, weight_channel, weight_width, weight_height)
 
 
+def dim_conv_local(x: Tensor, *constants: Tensor) -> Tensor:
+    """Run ``dicenas::dim_conv_local``: ``(N, C, H, W)`` to the same, the unit up to local fusion, folded."""
+    return definitions.dim_conv_local(x, *constants)
+
+
+def dice_unit(x: Tensor, *constants: Tensor) -> Tensor:
+    """Run ``dicenas::dice_unit``: ``(N, C, H, W)`` to the same, the whole unit, folded."""
+    return definitions.dice_unit(x, *constants)
+
+
 def describe() -> list[tuple[str, str, str]]:
     """Return (device, ``"yes"`` or ``"no"``, details) for the CPU and each GPU."""
     library = load_library("cpu")

@@ -1,0 +1,151 @@
+"""Folding and fusing a network for inference."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from dicenas.ops import ChannelShuffle, ConvNormAct, DiCE, dim_conv, kernels
+
+__all__ = ["FusedDiCE", "fuse_for_inference"]
+
+
+_LINEAR_BY_PIECES = (nn.PReLU, nn.LeakyReLU, nn.ReLU, nn.Identity)
+
+
+def _slopes(act: nn.Module, channels: int) -> Tensor:
+    """The activation's slope for negative values in each channel."""
+    if isinstance(act, nn.PReLU):
+        return act.weight.detach().expand(channels)
+    if isinstance(act, nn.LeakyReLU):
+        return torch.full((channels,), act.negative_slope)
+    return torch.full((channels,), 0.0 if isinstance(act, nn.ReLU) else 1.0)
+
+
+def _affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """The scale and shift that the normalisation is in inference."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale = torch.rsqrt(norm.running_var.double() + norm.eps)
+    shift = -norm.running_mean.double() * scale
+    if norm.affine:
+        scale, shift = scale * norm.weight.double(), shift * norm.weight.double() + norm.bias.double()
+    return scale.detach(), shift.detach()
+
+
+def _leaky(x: Tensor, slope: Tensor) -> Tensor:
+    return torch.where(x > 0, x, slope[:, None, None] * x)
+
+
+class FusedDiCE(nn.Module):
+    """The DiCE unit in inference: ``(N, C_in, H, W)`` to ``(N, C_out, H, W)``, its normalisations folded.
+
+    It runs as one kernel where the kernels of the device are loaded, the input has the native size and the spatial
+    convolution is depth-wise, and as few standard operators otherwise, and when it is exported.
+    """
+
+    weight_channel: Tensor
+    weight_width: Tensor
+    weight_height: Tensor
+    local: Tensor
+    spatial_weight: Tensor
+    spatial_bias: Tensor
+    spatial_slope: Tensor
+    spatial: Tensor
+    gate_reduce: Tensor
+    gate_expand: Tensor
+
+    def __init__(self, unit: DiCE) -> None:
+        super().__init__()
+        fuse, c = unit.dim_fuse, unit.dim_conv.in_channels
+        scale, shift = _affine(unit.norm)
+        scale_out, shift_out = _affine(fuse.local.norm)
+        slope, slope_out = _slopes(unit.act, 3 * c), _slopes(fuse.local.act, c)
+        conv = fuse_conv_bn_eval(fuse.spatial.conv, fuse.spatial.norm)
+        slope_spatial = _slopes(fuse.spatial.act, conv.out_channels)
+        assert conv.bias is not None
+        like = unit.dim_conv.weight_channel
+        local = torch.empty(c, 14, dtype=torch.float64, device=like.device)
+        for position, values in enumerate((scale, shift, slope)):
+            local[:, position:9:3] = values.reshape(3, c).t()
+        local[:, 9:12] = fuse.local.conv.weight.detach().reshape(c, 3) * scale_out[:, None]
+        local[:, 12], local[:, 13] = shift_out, slope_out
+        self.dilation = unit.dim_conv.dilation
+        self.groups = conv.groups
+        self.is_depthwise = conv.groups == conv.out_channels == c
+        self.register_buffer("weight_channel", like.detach().clone())
+        self.register_buffer("weight_width", unit.dim_conv.weight_width.detach().clone())
+        self.register_buffer("weight_height", unit.dim_conv.weight_height.detach().clone())
+        self.register_buffer("local", local.to(like.dtype))
+        self.register_buffer("spatial_weight", conv.weight.detach().clone())
+        self.register_buffer("spatial_bias", conv.bias.detach().clone())
+        self.register_buffer("spatial_slope", slope_spatial.detach().to(like).clone())
+        constants = (self.spatial_weight.flatten(1), self.spatial_bias[:, None], self.spatial_slope[:, None])
+        self.register_buffer("spatial", torch.cat(constants, 1), persistent=False)
+        self.register_buffer("gate_reduce", fuse.gate_reduce.weight.detach().flatten(1).clone())
+        self.register_buffer("gate_expand", fuse.gate_expand.weight.detach().flatten(1).clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        filters = (self.weight_channel, self.weight_width, self.weight_height)
+        fused = kernels.qualifies(x, *filters, self.dilation) and x.dtype == self.local.dtype
+        if fused and self.is_depthwise and x.device.type == "cpu":
+            return kernels.dice_unit(x, *filters, self.local, self.spatial, self.gate_reduce, self.gate_expand)
+        x = (
+            kernels.dim_conv_local(x, *filters, self.local)
+            if fused
+            else self._local(dim_conv(x, *filters, self.dilation))
+        )
+        gate = F.linear(F.relu(F.linear(x.mean((2, 3)), self.gate_reduce)), self.gate_expand)
+        x = F.conv2d(x, self.spatial_weight, self.spatial_bias, padding=1, groups=self.groups)
+        return _leaky(x, self.spatial_slope) * torch.sigmoid(gate)[:, :, None, None]
+
+    def _local(self, x: Tensor) -> Tensor:
+        x = x.unflatten(1, (3, -1))
+        constants = self.local.t()[..., None, None]
+        x = x * constants[0:9:3] + constants[1:9:3]
+        x = torch.where(x > 0, x, constants[2:9:3] * x)
+        x = (x * constants[9:12]).sum(1)
+        return _leaky(x + constants[12], self.local[:, 13])
+
+
+def _can_fuse(unit: DiCE) -> bool:
+    fuse = unit.dim_fuse
+    activations = (unit.act, fuse.local.act, fuse.spatial.act)
+    return isinstance(fuse.shuffle, ChannelShuffle) and all(isinstance(act, _LINEAR_BY_PIECES) for act in activations)
+
+
+def _replacement(module: nn.Module) -> nn.Module | None:
+    if isinstance(module, DiCE) and _can_fuse(module):
+        return FusedDiCE(module)
+    if isinstance(module, ConvNormAct):
+        return nn.Sequential(fuse_conv_bn_eval(module.conv, module.norm), module.act)
+    return None
+
+
+def _fuse(module: nn.Module) -> nn.Module:
+    replacement = _replacement(module)
+    if replacement is not None:
+        return replacement
+    for name, child in module.named_children():
+        setattr(module, name, _fuse(child))
+    return module
+
+
+def fuse_for_inference(net: nn.Module) -> nn.Module:
+    """Return a copy of a network for inference, with its normalisations folded and its DiCE units fused.
+
+    The outputs are those of ``net.eval()``, up to rounding: a few 1e-6 of the largest value in float32. Every
+    network that holds DiCE units will do; what is not known here is left as it is. ``torch.compile`` of the result
+    is faster still.
+
+    Args:
+        net: Any network. It is left as it is, in the mode in which it is.
+    """
+    fused = _fuse(copy.deepcopy(net).eval())
+    for parameter in fused.parameters():
+        parameter.requires_grad_(False)
+    return fused.eval()

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dicenas import fuse_for_inference
+from dicenas.nets import FusedDiCE, dicenet
+from dicenas.ops import DiCE, StridedDiCE, kernels
+
+
+def randomise(net: nn.Module) -> nn.Module:
+    """Give every normalisation and activation statistics that folding has to respect."""
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.3)
+            module.running_var.uniform_(0.5, 2)
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, 0, 0.2)
+        elif isinstance(module, nn.PReLU):
+            nn.init.uniform_(module.weight, -0.3, 0.5)
+    return net
+
+
+def difference(actual: Tensor, expected: Tensor) -> float:
+    return float(((actual - expected).abs().max() / expected.abs().max()).detach())
+
+
+@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize(
+    "unit",
+    [
+        lambda: DiCE(12, 12, (7, 9)),
+        lambda: DiCE(12, 12, (14, 14), kernel_size=5),
+        lambda: DiCE(12, 12, (3, 2), activation="relu"),
+        lambda: DiCE(12, 18, (7, 9), final_activation=False),
+        lambda: DiCE(12, 12, (7, 9), dilation=(2, 1, 1)),
+        lambda: DiCE(12, 12, (7, 9), kernel_size=7),
+    ],
+)
+def test_unit(unit: object, fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert kernels.available("cpu")
+    if not fast:
+        monkeypatch.setattr(kernels, "qualifies", lambda *arguments: False)
+    net = randomise(unit()).eval()  # type: ignore[operator]
+    fused = fuse_for_inference(net)
+    assert isinstance(fused, FusedDiCE)
+    for n, size in ((2, net.dim_conv.size), (1, (8, 5)), (0, net.dim_conv.size)):
+        x = torch.randn(n, 12, *size)
+        y = fused(x)
+        assert y.shape == net(x).shape
+        assert n == 0 or difference(y, net(x)) < 1e-5
+
+
+@pytest.mark.parametrize("activation", ["hardswish", "silu"])
+def test_unit_that_cannot_be_fused_is_kept(activation: str) -> None:
+    for net in (DiCE(8, 8, (5, 5), activation=activation), DiCE(8, 8, (5, 5), shuffle=False)):
+        randomise(net).eval()
+        fused = fuse_for_inference(net)
+        assert isinstance(fused, DiCE)
+        x = torch.randn(2, 8, 5, 5)
+        assert difference(fused(x), net(x)) < 1e-5
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_network(batch: int, threads: int) -> None:
+    net = randomise(dicenet(0.5, num_classes=10, image_size=64))
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    fused = fuse_for_inference(net)
+    assert net.training
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in fused.modules())
+    net.eval()
+    torch.set_num_threads(threads)
+    for size in (64, 96):
+        x = torch.randn(batch, 3, size, size)
+        with torch.no_grad():
+            assert difference(fused(x), net(x)) < 1e-5
+    torch.set_num_threads(1)
+
+
+def test_networks_of_others() -> None:
+    class Mine(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 8, 1)
+            self.body = nn.ModuleDict({"unit": StridedDiCE(8, (4, 4))})
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.body["unit"](self.conv(x)).sum((2, 3))
+
+    net = randomise(Mine()).eval()
+    x = torch.randn(2, 3, 8, 8)
+    assert difference(fuse_for_inference(net)(x), net(x)) < 1e-5
+
+
+def test_compiled_and_exported() -> None:
+    net = randomise(DiCE(12, 12, (7, 9))).eval()
+    x = torch.randn(2, 12, 7, 9)
+    fused = fuse_for_inference(net)
+    assert difference(torch.compile(fused, fullgraph=True)(x), net(x)) < 1e-5
+    program = torch.export.export(fused, (x,))
+    assert not any("dicenas" in str(node.target) for node in program.graph.nodes)
+    assert difference(program.module()(x), net(x)) < 1e-5
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_other_precisions(dtype: torch.dtype) -> None:
+    net = randomise(DiCE(12, 12, (7, 9))).eval()
+    x = torch.randn(2, 12, 7, 9)
+    expected = net(x)
+    actual = fuse_for_inference(net).to(dtype)(x.to(dtype))
+    assert actual.dtype == dtype
+    assert difference(actual.float(), expected) < (1e-5 if dtype == torch.float64 else 5e-2)
