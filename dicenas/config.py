@@ -16,6 +16,7 @@ from dicenas.cost import DTYPES, RUNTIMES, resolve_device
 from dicenas.evaluation import DATASETS, DataConfig, TrainConfig, check_data
 from dicenas.export import FORMATS
 from dicenas.nets import list_backbones
+from dicenas.ops import expand_candidates
 from dicenas.pareto import DIRECTIONS, Direction, default_direction
 from dicenas.space import SpaceSpec
 from dicenas.spelling import did_you_mean
@@ -417,6 +418,13 @@ def _space_mistakes(given: Mapping[str, Any], image_size: int) -> Iterator[str]:
             return str(error)
         return None
 
+    def unknown_op(ops: list[Any]) -> str | None:
+        try:
+            expand_candidates(ops)
+        except (ValueError, TypeError) as error:
+            return str(error)
+        return None
+
     base = {key: given[key] for key in ("backbone",) if key in given}
     if problem := mistake(base):
         yield f"space.backbone: {problem}"
@@ -426,9 +434,9 @@ def _space_mistakes(given: Mapping[str, Any], image_size: int) -> Iterator[str]:
     for key, value in given.items():
         several = isinstance(value, list) and value and key in ("ops", "widths", "stem", "resolutions")
         for part in [[item] for item in value] if several else [value]:
-            # An op may not fit everywhere by itself, so a second one stands beside it.
-            section = {**base, key: [*part, "separable"] if several and key == "ops" else part}
-            if key != "backbone" and part != ["separable"] and (problem := mistake(section)):
+            # One op need not fit everywhere by itself: of each it is only asked whether it exists.
+            problem = unknown_op(part) if several and key == "ops" else mistake({**base, key: part})
+            if key != "backbone" and problem:
                 found = True
                 yield f"space.{key}: {problem}"
     # What is right value by value can still be wrong together: an op given twice, or none that fits into a block.

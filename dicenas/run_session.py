@@ -16,6 +16,7 @@ import torch
 import yaml
 
 from dicenas import __version__
+from dicenas.cost import device_name
 from dicenas.files import atomic_write_text
 from dicenas.runs import RunFolder
 
@@ -99,7 +100,7 @@ def record_environment(run: RunFolder) -> Iterator[None]:
         **{package: version(package) for package in ("torch", "torchvision", "nni", "optuna")},
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "device_name": _processor(),
+        "device_name": device_name(torch.device("cpu")),
         "cuda_device_name": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "threads": torch.get_num_threads(),
     }
@@ -111,11 +112,6 @@ def record_environment(run: RunFolder) -> Iterator[None]:
 
 def _now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-
-
-def _processor() -> str:
-    capability = torch.backends.cpu.get_cpu_capability()
-    return f"{platform.processor() or platform.machine()} ({capability})"
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:

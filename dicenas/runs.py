@@ -18,10 +18,10 @@ from dicenas.files import atomic_write_bytes, atomic_write_text
 from dicenas.nets import Network, build
 from dicenas.pareto import Direction, pareto_front
 
-__all__ = ["RunFolder", "TrialRecord"]
+__all__ = ["RESERVED_METRICS", "RunFolder", "TrialRecord"]
 
 #: What ``metrics.json`` holds beside the metrics.
-_RESERVED = frozenset({"trial", "state", "error"})
+RESERVED_METRICS = frozenset({"trial", "state", "error"})
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class TrialRecord:
     error: str | None = None
 
     def __post_init__(self) -> None:
-        if taken := _RESERVED.intersection(self.metrics):
+        if taken := RESERVED_METRICS.intersection(self.metrics):
             raise ValueError(f"metrics cannot be called {', '.join(sorted(taken))}: metrics.json uses these names")
 
 

@@ -29,10 +29,10 @@ from dicenas.nets import build
 from dicenas.pareto import Direction
 from dicenas.report import write_report
 from dicenas.run_session import claim_folder, logs_in, muted, record_environment
-from dicenas.runs import RunFolder, TrialRecord
+from dicenas.runs import RESERVED_METRICS, RunFolder, TrialRecord
 from dicenas.search_spaces import BackboneSpace, make_space
 from dicenas.space import SpaceSpec
-from dicenas.strategies import ArchitectureStudy, OptunaStrategy, Outcome, Proposal
+from dicenas.strategies import ArchitectureStudy, OptunaStrategy, Outcome, Proposal, default_costs
 
 __all__ = ["Evaluate", "Report", "SearchResult", "run_search", "search"]
 
@@ -157,7 +157,9 @@ def run_search(config: SearchConfig, out: str | Path = "runs") -> SearchResult:
         run, space, evaluate, config.latency, config.objectives, config.constraints, study.sampler, study.seed
     )
     result = session.run(config.to_dict(), config.search.trials)
-    if result.new_trials or not run.export_path.is_dir():
+    if not result.front:
+        logger.warning("no trial of %s is complete: there is nothing to export", run.path)
+    elif result.new_trials or not run.export_path.is_dir():
         trial = result.best if config.export.trial == "best" else run.read_trial(int(config.export.trial))
         export_network(
             run.load_network(trial.number),
@@ -215,7 +217,7 @@ class _Session:
             if study.remaining(trials):
                 with record_environment(run):
                     self._run_trials(study, trials)
-                    self._measure_front_eagerly()
+                    self._complete_front()
                 run.write_front(self.objectives)
                 write_report(run)
         return SearchResult(run, self.objectives, study.finished - before)
@@ -252,6 +254,8 @@ class _Session:
             net = build(architecture)
         try:
             metrics = self._evaluate(architecture, net, self._report)
+            if taken := RESERVED_METRICS.intersection(metrics):
+                raise ValueError(f"metrics may not be called {', '.join(sorted(taken))}: a trial's file has these keys")
         except Exception:
             logger.exception("the evaluation of architecture %s failed", architecture.hash)
             raise
@@ -283,15 +287,16 @@ class _Session:
         self._bar.set_postfix_str(shown)
         self._bar.update()
 
-    def _measure_front_eagerly(self) -> None:
-        """Add to the trials of the front what they take without the native kernels, for the report."""
-        if self._latency is None or "latency_ms" not in self.objectives or self._latency.config.runtime == "eager":
-            return
-        eager = _Latency(dataclasses.replace(self._latency.config, runtime="eager"))
+    def _complete_front(self) -> None:
+        """Add to the trials of the front what a report shows of them: memory, and latency without native kernels."""
+        peak_memory_mb = default_costs(self._space, self._arguments["image_size"])["peak_memory_mb"]
+        extra: dict[str, Callable[[Architecture], float]] = {"peak_memory_mb": peak_memory_mb}
+        if self._latency is not None and "latency_ms" in self.objectives and self._latency.config.runtime != "eager":
+            extra["latency_eager_ms"] = _Latency(dataclasses.replace(self._latency.config, runtime="eager"))
         for trial in self.run_folder.front(self.objectives):
-            if "latency_eager_ms" not in trial.metrics:
-                metrics = {**trial.metrics, "latency_eager_ms": eager(trial.architecture)}
-                self.run_folder.write_trial(dataclasses.replace(trial, metrics=metrics))
+            missing = {name: cost(trial.architecture) for name, cost in extra.items() if name not in trial.metrics}
+            if missing:
+                self.run_folder.write_trial(dataclasses.replace(trial, metrics={**trial.metrics, **missing}))
 
 
 def _shown(metrics: Mapping[str, float]) -> str:

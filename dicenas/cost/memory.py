@@ -17,7 +17,7 @@ from dicenas.cost.device import resolve_device
 
 __all__ = ["peak_memory_mb"]
 
-_MB = 2**20
+_MB = 10**6
 
 
 def peak_memory_mb(
@@ -28,7 +28,7 @@ def peak_memory_mb(
     batch: int = 1,
     dtype: torch.dtype = torch.float32,
 ) -> float:
-    """Return the largest memory that activations take at once in an eager inference pass, in MiB.
+    """Return the largest memory that activations take at once in an eager inference pass, in megabytes (10^6 bytes).
 
     The input counts, the weights do not. On the CPU it is computed from the sizes of the tensors alive, on the meta
     device and without running the network; on CUDA it is the allocator's peak, which knows workspaces too.

@@ -60,7 +60,7 @@ _METRICS = {
         Metric("latency_eager_ms", "Latency, eager", "ms"),
         Metric("macs", "FLOPs (MACs)", "M", 1e-6),
         Metric("params", "Parameters", "M", 1e-6),
-        Metric("peak_memory_mb", "Peak memory", "MiB"),
+        Metric("peak_memory_mb", "Peak memory", "MB"),
         Metric("train_seconds", "Training", "s"),
         Metric("loss", "Loss"),
     )

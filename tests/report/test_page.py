@@ -123,7 +123,7 @@ def test_latency_is_given_for_the_chosen_runtime_with_spread_and_for_eager(run: 
         "Latency, eager (ms)",
         "Accuracy (%) ↑",
         "FLOPs (MACs), M",
-        "Peak memory (MiB)",
+        "Peak memory (MB)",
     ):
         assert title in page.text
     low, high = best["latency_p25_ms"], best["latency_p75_ms"]
