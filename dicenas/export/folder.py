@@ -62,7 +62,8 @@ def export_network(
         network: The trained network, float32; it is not changed.
         out_dir: The folder to write. It appears whole or not at all.
         formats: Keys of :data:`FORMATS`.
-        metrics: What is known of the network, units in the names; ``macs`` and ``params`` are added.
+        metrics: What is known of the network, units in the names. ``macs`` (at the native size) and ``params`` are
+            added where they are not given.
         class_names: Names of the classes in the order of the logits.
         normalization: Mean and standard deviation of the input's channels, for images in 0 to 1.
         force: Replace an exported network in ``out_dir``, once the new one is verified.
@@ -77,7 +78,7 @@ def export_network(
     _check_folder(out_dir, force)
     architecture = network.architecture
     cost = architecture_cost(architecture)
-    all_metrics = {**(metrics or {}), "macs": cost.macs, "params": cost.params}
+    all_metrics = {"macs": cost.macs, "params": cost.params, **(metrics or {})}
     metrics_text = json.dumps(all_metrics, indent=2, allow_nan=False) + "\n"
     source = model_source(
         network,

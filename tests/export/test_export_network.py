@@ -46,7 +46,7 @@ def test_export(network: Network, tmp_path: Path) -> None:
     result = export_network(
         network,
         out,
-        metrics={"accuracy": 0.75},
+        metrics={"accuracy": 0.75, "macs": 60e6},
         class_names=list("0123456789"),
         normalization=((0.5, 0.5, 0.5), (0.25, 0.25, 0.25)),
     )
@@ -66,6 +66,7 @@ def test_export(network: Network, tmp_path: Path) -> None:
     assert Architecture.load(out / "architecture.json") == network.architecture
     metrics = json.loads((out / "metrics.json").read_text())
     assert metrics["accuracy"] == 0.75
+    assert metrics["macs"] == 60e6  # at the size that the search took it
     assert metrics["params"] == sum(p.numel() for p in network.parameters())
     weights = load_file(out / "model.safetensors")
     assert set(weights) == set(before)
