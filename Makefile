@@ -14,7 +14,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 TYPED := build/typed/dicenas
 
-.PHONY: help search test test-all lint typecheck format install clean distclean
+.PHONY: help search test test-all lint typecheck format install wheel clean distclean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -62,6 +62,9 @@ $(INSTALLED): setup.py pyproject.toml constraints.txt $(wildcard csrc/*) dicenas
 	@$(BIN)/python -m pip install --constraint constraints.txt --no-build-isolation --editable '.[all,dev]' \
 	    | grep --invert-match '^Requirement already satisfied'
 	@touch $@
+
+wheel: $(INSTALLED) ## build dist/dicenas-*.whl with the kernels' libraries inside
+	$(BIN)/python -m pip wheel --quiet --no-build-isolation --no-deps --wheel-dir dist .
 
 clean: ## remove build products and caches
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -93,6 +93,7 @@ struct Kernels {
   void (*unit_local)(const Problem&, int64_t n, int64_t begin, int64_t end, float* maps, float* means);
   void (*unit_spatial)(const Problem&, int64_t n, int64_t begin, int64_t end, const float* maps, const float* gates);
   int64_t (*unit_map_size)(const Problem&);
+  void (*multiply)(const float* weights, const float* in, int64_t rows, int64_t columns, float* out);
 };
 
 // Memory that grows and is kept: a call on a small map would spend more time on page faults than on its result.
@@ -379,16 +380,10 @@ EXPORT int dicenas_dice_unit(const void* x, const float* weight_channel, const f
     for (int64_t i = first; i < last; ++i) {
       parallel(members, a.chunks,
                [&](int64_t begin, int64_t end) { kernels.unit_local(a, i, begin, end, maps, means); });
-      for (int64_t r = 0; r < squeezed; ++r) {
-        float sum = 0;
-        for (int64_t k = 0; k < c; ++k) sum += gate_reduce[r * c + k] * means[k];
-        hidden[r] = sum > 0 ? sum : 0;
-      }
-      for (int64_t k = 0; k < c; ++k) {
-        float sum = 0;
-        for (int64_t r = 0; r < squeezed; ++r) sum += gate_expand[k * squeezed + r] * hidden[r];
-        gates[k] = 1 / (1 + __builtin_expf(-sum));
-      }
+      kernels.multiply(gate_reduce, means, squeezed, c, hidden);
+      for (int64_t r = 0; r < squeezed; ++r) hidden[r] = hidden[r] > 0 ? hidden[r] : 0;
+      kernels.multiply(gate_expand, hidden, c, squeezed, gates);
+      for (int64_t k = 0; k < c; ++k) gates[k] = 1 / (1 + __builtin_expf(-gates[k]));
       parallel(members, c, [&](int64_t begin, int64_t end) { kernels.unit_spatial(a, i, begin, end, maps, gates); });
     }
   };

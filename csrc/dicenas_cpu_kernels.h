@@ -405,6 +405,21 @@ static void unit_local(const Problem& a, int64_t n, int64_t begin, int64_t end, 
   }
 }
 
+static float dot(const float* a, const float* b, int64_t count) {
+  Vector sums[4] = {};
+  int64_t i = 0;
+  for (; i + 4 * LANES <= count; i += 4 * LANES)
+    for (int k = 0; k < 4; ++k) sums[k] += load(a + i + k * LANES) * load(b + i + k * LANES);
+  float total = sum_lanes((sums[0] + sums[1]) + (sums[2] + sums[3]));
+  for (; i < count; ++i) total += a[i] * b[i];
+  return total;
+}
+
+// out[r] = weights (rows, columns) times in.
+static void multiply(const float* weights, const float* in, int64_t rows, int64_t columns, float* out) {
+  for (int64_t r = 0; r < rows; ++r) out[r] = dot(weights + r * columns, in, columns);
+}
+
 // The second half for channels begin .. end - 1.
 template <class T>
 static void unit_spatial(const Problem& a, int64_t n, int64_t begin, int64_t end, const float* maps,
@@ -524,7 +539,7 @@ static void backward_items(const Problem& a, int64_t begin, int64_t end) {
 template <class T, int K>
 static constexpr Kernels kernels() {
   return {LANES, dim_conv_items<T, K>, local_items<T, K>, backward_items<T, K>,
-          unit_local<T, K>, unit_spatial<T>, unit_map_size};
+          unit_local<T, K>, unit_spatial<T>, unit_map_size, multiply};
 }
 
 static Kernels select(int dtype, int kernel_size) {

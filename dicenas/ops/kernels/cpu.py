@@ -37,6 +37,8 @@ def _geometry(x: Tensor, weight: Tensor) -> tuple[int, ...]:
 
 
 def _constant(weight: Tensor) -> Tensor:
+    if weight.dtype == torch.float32 and weight.is_contiguous():
+        return weight  # the usual case; the two calls below would cost a microsecond each
     return weight.float().contiguous()
 
 
