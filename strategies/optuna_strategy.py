@@ -197,8 +197,8 @@ class OptunaStrategy(Strategy):
                 self._collect()
                 time.sleep(0.1)
         except KeyboardInterrupt:
-            self._collect()
-            self.study.recover()
+            # Not a trial whose result was just being told: that result may be on disk, to be replayed.
+            self.study.recover([proposal.number for proposal in self.running])
             raise
 
     def _cleanup(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from random import Random
 from typing import Any
 
@@ -381,7 +381,7 @@ class ArchitectureStudy:
         self._tell(proposal, self._judge(proposal, metrics) if error is None else Outcome(dict(metrics), error))
         return True
 
-    def recover(self) -> list[int]:
+    def recover(self, numbers: Collection[int] | None = None) -> list[int]:
         """End the trials that are running as interrupted, and propose their architectures again first.
 
         For the start of a session, after one that was killed, and for the end of one that is interrupted. Nobody else

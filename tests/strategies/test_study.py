@@ -52,7 +52,7 @@ ALIASED = SpaceSpec(
     "shufflenetv2",
     ops=("separable_k3", "skip"),
     widths=(0.5,),
-    depths=((1, 2), (1, 2), (1, 3)),
+    depths=((1,), (1, 2), (1,)),
     stems=("small",),
     resolutions=(32,),
     num_classes=10,
