@@ -85,6 +85,14 @@ struct Problem {
   int64_t group = 0;  // images of an item
 };
 
+struct Pointwise {
+  const void* x;
+  const float *weight, *bias, *slope;
+  void* y;
+  int64_t n, c, out_channels, size, stride_n, stride_c;
+  int64_t part, parts;  // output channels of an item, items of a block of pixels
+};
+
 struct Kernels {
   int lanes;
   void (*dim_conv)(const Problem&, int64_t begin, int64_t end);
@@ -94,6 +102,7 @@ struct Kernels {
   void (*unit_spatial)(const Problem&, int64_t n, int64_t begin, int64_t end, const float* maps, const float* gates);
   int64_t (*unit_map_size)(const Problem&);
   void (*multiply)(const float* weights, const float* in, int64_t rows, int64_t columns, float* out);
+  void (*pointwise)(const Pointwise&, int64_t begin, int64_t end);
 };
 
 // Memory that grows and is kept: a call on a small map would spend more time on page faults than on its result.
@@ -394,5 +403,23 @@ EXPORT int dicenas_dice_unit(const void* x, const float* weight_channel, const f
   parallel(threads, threads, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) run_images(n * t / threads, n * (t + 1) / threads, memory + t * image);
   });
+  return DICENAS_OK;
+}
+
+EXPORT int dicenas_pointwise(const void* x, const float* weight, const float* bias, const float* slope, void* y,
+                             int64_t n, int64_t c, int64_t out_channels, int64_t size, int64_t stride_n,
+                             int64_t stride_c, int dtype, int threads) {
+  if (n < 0 || c <= 0 || out_channels <= 0 || size <= 0 || dtype < DICENAS_FLOAT32 || dtype > DICENAS_BFLOAT16 ||
+      threads <= 0)
+    return DICENAS_BAD_ARGUMENT;
+  Pointwise a = {x, weight, bias, slope, y, n, c, out_channels, size, stride_n, stride_c, out_channels, 1};
+  const Kernels kernels = kernels_for(dtype, 3, size);
+  threads = (int)max_of(1, min_of(threads, n * size * c * out_channels / 200000));
+  const int64_t blocks = n * divide_up(size, 3 * kernels.lanes);
+  if (blocks < 4 * threads) {
+    a.part = round_up(divide_up(out_channels, divide_up(4 * threads, max_of(1, blocks))), 4);
+    a.parts = divide_up(out_channels, a.part);
+  }
+  parallel(threads, blocks * a.parts, [&](int64_t begin, int64_t end) { kernels.pointwise(a, begin, end); });
   return DICENAS_OK;
 }

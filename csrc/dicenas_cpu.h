@@ -14,7 +14,7 @@ enum dicenas_dtype { DICENAS_FLOAT32 = 0, DICENAS_FLOAT16 = 1, DICENAS_BFLOAT16 
 enum dicenas_status { DICENAS_OK = 0, DICENAS_BAD_ARGUMENT = -1, DICENAS_NO_MEMORY = -2 };
 
 // Raised whenever a signature below changes; the loader refuses a library of another version.
-#define DICENAS_ABI_VERSION 1
+#define DICENAS_ABI_VERSION 2
 
 int dicenas_abi_version(void);
 // Hash of the sources that the library was built from.
@@ -53,6 +53,12 @@ int dicenas_dice_unit(const void* x, const float* weight_channel, const float* w
                       const float* gate_expand, int64_t squeezed, void* y, int64_t n, int64_t c, int64_t h, int64_t w,
                       int64_t stride_n, int64_t stride_c, int64_t stride_h, int64_t stride_w, int kernel_size,
                       int dtype, int threads);
+
+// y (n, out_channels, size) = a point-wise convolution of x (n, c, size), whose pixels lie one after another, plus bias,
+// through PReLU; weight is (out_channels, c).
+int dicenas_pointwise(const void* x, const float* weight, const float* bias, const float* slope, void* y, int64_t n,
+                      int64_t c, int64_t out_channels, int64_t size, int64_t stride_n, int64_t stride_c, int dtype,
+                      int threads);
 
 #ifdef __cplusplus
 }

@@ -18,9 +18,25 @@ from dicenas.ops.kernels import cuda, definitions
 from dicenas.ops.kernels.definitions import KERNEL_SIZES
 from dicenas.ops.kernels.library import Library, load_library, switched_off
 
-__all__ = ["KERNEL_SIZES", "Library", "disabled", "load_library", "qualifies", "switched_off"]
+__all__ = [
+    "DTYPES",
+    "KERNEL_SIZES",
+    "Library",
+    "available",
+    "describe",
+    "dice_unit",
+    "dim_conv",
+    "dim_conv_local",
+    "disabled",
+    "exporting",
+    "load_library",
+    "pointwise",
+    "qualifies",
+    "switched_off",
+]
 
-_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+#: Data types of the kernels.
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 _disabled = False  # by disabled()
 _cpu_is_loaded = load_library("cpu").handle is not None
 
@@ -46,6 +62,11 @@ def disabled() -> Iterator[None]:
         _disabled = before
 
 
+def exporting() -> bool:
+    """Whether a program is being exported or traced, which is to hold standard operators only."""
+    return torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export() or torch._C._get_tracing_state() is not None
+
+
 def qualifies(
     x: Tensor, weight_channel: Tensor, weight_width: Tensor, weight_height: Tensor, dilation: Sequence[int]
 ) -> bool:
@@ -54,9 +75,12 @@ def qualifies(
     It has kernel sizes 3 and 5 without dilation, at the native size, and three data types. Exported programs are to
     hold standard operators only.
     """
-    if torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export() or torch._C._get_tracing_state() is not None:
-        return False
-    if not available(x.device) or weight_channel.shape[-1] not in KERNEL_SIZES or tuple(dilation) != (1, 1, 1):
+    if (
+        exporting()
+        or not available(x.device)
+        or weight_channel.shape[-1] not in KERNEL_SIZES
+        or tuple(dilation) != (1, 1, 1)
+    ):
         return False
     if (weight_height.shape[0], weight_width.shape[0]) != tuple(x.shape[2:]) or x.shape[1] == 0:
         return False
@@ -65,7 +89,7 @@ def qualifies(
         return False
     if torch.is_autocast_enabled(x.device.type):
         return all(t.is_floating_point() for t in (x, *weights))
-    return x.dtype in _DTYPES and all(weight.dtype == x.dtype for weight in weights)
+    return x.dtype in DTYPES and all(weight.dtype == x.dtype for weight in weights)
 
 
 def dim_conv(x: Tensor, weight_channel: Tensor, weight_width: Tensor, weight_height: Tensor) -> Tensor:
@@ -81,6 +105,11 @@ def dim_conv_local(x: Tensor, *constants: Tensor) -> Tensor:
 def dice_unit(x: Tensor, *constants: Tensor) -> Tensor:
     """Run ``dicenas::dice_unit``: ``(N, C, H, W)`` to the same, the whole unit, folded."""
     return definitions.dice_unit(x, *constants)
+
+
+def pointwise(x: Tensor, weight: Tensor, bias: Tensor, slope: Tensor) -> Tensor:
+    """Run ``dicenas::pointwise`` on the CPU: a 1x1 convolution with bias and PReLU."""
+    return definitions.pointwise(x, weight, bias, slope)
 
 
 def describe() -> list[tuple[str, str, str]]:

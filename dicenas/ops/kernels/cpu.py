@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dicenas.ops.kernels.library import load_library
 
-__all__ = ["DTYPES", "dice_unit", "dim_conv", "dim_conv_backward", "dim_conv_local"]
+__all__ = ["DTYPES", "dice_unit", "dim_conv", "dim_conv_backward", "dim_conv_local", "pointwise"]
 
 #: Data types of the kernels and their numbers in the C interface.
 DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
@@ -29,6 +29,7 @@ def _library() -> ctypes.CDLL:
     handle.dicenas_dim_conv_backward.argtypes = (*[_POINTER] * 9, *_GEOMETRY)
     handle.dicenas_dim_conv_local.argtypes = (*[_POINTER] * 6, *_GEOMETRY)
     handle.dicenas_dice_unit.argtypes = (*[_POINTER] * 8, ctypes.c_int64, _POINTER, *_GEOMETRY)
+    handle.dicenas_pointwise.argtypes = [*[_POINTER] * 5, *[ctypes.c_int64] * 6, *[ctypes.c_int] * 2]
     return handle
 
 
@@ -121,6 +122,22 @@ def dice_unit(
         _library().dicenas_dice_unit(
             x.data_ptr(), channel.data_ptr(), width.data_ptr(), height.data_ptr(),
             *(t.data_ptr() for t in constants), gate_reduce.shape[0], out.data_ptr(), *_geometry(x, channel),
+        )
+    )  # fmt: skip
+    return out
+
+
+def pointwise(x: Tensor, weight: Tensor, bias: Tensor, slope: Tensor) -> Tensor:
+    """Run ``dicenas::pointwise``; channels may be a slice of a larger map."""
+    n, c, h, w = x.shape
+    if x.stride(3) != 1 or x.stride(2) != w:
+        x = x.contiguous()
+    out = torch.empty((n, weight.shape[0], h, w), dtype=x.dtype)
+    constants = [_constant(t) for t in (weight, bias, slope)]
+    _check(
+        _library().dicenas_pointwise(
+            x.data_ptr(), *(t.data_ptr() for t in constants), out.data_ptr(), n, c, weight.shape[0], h * w,
+            x.stride(0), x.stride(1), DTYPES[x.dtype], torch.get_num_threads(),
         )
     )  # fmt: skip
     return out

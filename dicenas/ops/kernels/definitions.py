@@ -15,7 +15,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from dicenas.ops.kernels import cpu, cuda
 
-__all__ = ["KERNEL_SIZES", "dice_unit", "dim_conv", "dim_conv_local"]
+__all__ = ["KERNEL_SIZES", "dice_unit", "dim_conv", "dim_conv_local", "pointwise"]
 
 #: Kernel sizes that the kernels exist for.
 KERNEL_SIZES = (3, 5)
@@ -28,6 +28,7 @@ for _schema in (
     " -> (Tensor, Tensor, Tensor, Tensor)",
     f"dim_conv_local(Tensor x, {_FILTERS}, Tensor local) -> Tensor",
     f"dice_unit(Tensor x, {_FILTERS}, Tensor local, Tensor spatial, Tensor gate_reduce, Tensor gate_expand) -> Tensor",
+    "pointwise(Tensor x, Tensor weight, Tensor bias, Tensor slope) -> Tensor",
 ):
     _library.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))
 
@@ -35,6 +36,7 @@ dim_conv = torch.ops.dicenas.dim_conv.default
 dim_conv_backward = torch.ops.dicenas.dim_conv_backward.default
 dim_conv_local = torch.ops.dicenas.dim_conv_local.default
 dice_unit = torch.ops.dicenas.dice_unit.default
+pointwise = torch.ops.dicenas.pointwise.default
 
 
 def _check(x: Tensor, channel: Tensor, width: Tensor, height: Tensor) -> None:
@@ -126,7 +128,20 @@ def _implement(device: str, module: Any) -> None:
     _library.impl("dice_unit", unit, device)
 
 
+def _pointwise(x: Tensor, weight: Tensor, bias: Tensor, slope: Tensor) -> Tensor:
+    if x.dim() != 4 or x.dtype not in cpu.DTYPES or min(x.shape[1:]) < 1:
+        raise ValueError(f"dicenas::pointwise takes an input (N, C, H, W), got {x.dtype} {tuple(x.shape)}")
+    out_channels = weight.shape[0] if weight.dim() else 0
+    if out_channels < 1:
+        raise ValueError(f"dicenas::pointwise: weight has shape {tuple(weight.shape)}, expected (C_out, {x.shape[1]})")
+    _check_constant("weight", weight, (out_channels, x.shape[1]), x)
+    _check_constant("bias", bias, (out_channels,), x)
+    _check_constant("slope", slope, (out_channels,), x)
+    return cpu.pointwise(x, weight, bias, slope)
+
+
 _implement("CPU", cpu)
+_library.impl("pointwise", _pointwise, "CPU")
 _implement("CUDA", cuda)
 
 
@@ -151,6 +166,11 @@ torch.library.register_fake("dicenas::dim_conv", _fake_dim_conv, lib=_library)
 torch.library.register_fake("dicenas::dim_conv_backward", _fake_backward, lib=_library)
 torch.library.register_fake("dicenas::dim_conv_local", _fake_same, lib=_library)
 torch.library.register_fake("dicenas::dice_unit", _fake_same, lib=_library)
+torch.library.register_fake(
+    "dicenas::pointwise",
+    lambda x, weight, bias, slope: x.new_empty((x.shape[0], weight.shape[0], *x.shape[2:])),
+    lib=_library,
+)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
