@@ -52,8 +52,8 @@ def model_card(
     ]
     lines += ["", "## Verification", ""]
     lines += [
-        "Loaded in a fresh process and compared with the trained network; differences are relative to the largest "
-        f"logit, at most {TOLERANCE:g} allowed.",
+        "Loaded in a fresh process and compared with the trained network in the same runtime; differences are relative "
+        f"to the largest logit, at most {TOLERANCE:g} allowed.",
         "",
         "| runtime | input | difference |",
         "|---|---|---|",
