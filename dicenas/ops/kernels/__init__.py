@@ -48,7 +48,13 @@ def available(device: torch.device | str) -> bool:
     device = torch.device(device)
     if device.type == "cpu":
         return _cpu_is_loaded
-    return device.type == "cuda" and torch.version.hip is None and cuda.launcher(device) is not None
+    return device.type == "cuda" and torch.version.hip is None and _gpu_has_code(device)
+
+
+@torch.compiler.assume_constant_result
+def _gpu_has_code(device: torch.device) -> bool:
+    """Whether a GPU's code is loaded or can be; a compiler asks once instead of tracing the driver's calls."""
+    return cuda.launcher(device) is not None
 
 
 @contextmanager
