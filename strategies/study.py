@@ -387,10 +387,13 @@ class ArchitectureStudy:
         For the start of a session, after one that was killed, and for the end of one that is interrupted. Nobody else
         may be working on the study.
 
+        Args:
+            numbers: The trials, of those that are running; all by default.
+
         Returns:
-            Numbers of these trials.
+            Numbers of the trials that were ended.
         """
-        running = self._trials(TrialState.RUNNING)
+        running = [t for t in self._trials(TrialState.RUNNING) if numbers is None or t.number in numbers]
         for trial in running:
             # In this order, a kill in between proposes an architecture twice rather than never.
             self.study.enqueue_trial({**trial.system_attrs.get("fixed_params", {}), **trial.params})
