@@ -1,6 +1,6 @@
 """Print the tables of docs/performance.md from the files in benchmarks/results.
 
-    python benchmarks/tables.py
+python benchmarks/tables.py
 """
 
 from __future__ import annotations

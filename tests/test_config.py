@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from dicenas.config import ConfigError, LatencyConfig, load_config, parse_config
+from dicenas.config import SAMPLERS, ConfigError, LatencyConfig, load_config, parse_config
 
 QUICKSTART = Path(__file__).parent.parent / "configs" / "quickstart.yaml"
 
@@ -140,3 +140,9 @@ def test_files_that_are_no_configuration(tmp_path: Path) -> None:
     path.write_bytes(b"name: \xff")
     with pytest.raises(ConfigError, match="cannot be read"):
         load_config(path)
+
+
+def test_samplers_are_those_of_the_strategies() -> None:
+    from dicenas import strategies
+
+    assert set(SAMPLERS) == set(strategies.SAMPLERS)

@@ -51,10 +51,13 @@ def available(device: torch.device | str) -> bool:
     return device.type == "cuda" and torch.version.hip is None and _gpu_has_code(device)
 
 
-@torch.compiler.assume_constant_result
 def _gpu_has_code(device: torch.device) -> bool:
     """Whether a GPU's code is loaded or can be; a compiler asks once instead of tracing the driver's calls."""
     return cuda.launcher(device) is not None
+
+
+# What torch.compiler.assume_constant_result does; calling that here would import the whole compiler.
+_gpu_has_code._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @contextmanager

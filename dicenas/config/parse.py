@@ -1,0 +1,265 @@
+"""Reading a search configuration: every mistake is found and reported at once."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import yaml
+
+from dicenas.config import values
+from dicenas.config.schema import (
+    CONSTRAINTS,
+    EVALUATORS,
+    SAMPLERS,
+    ExportConfig,
+    LatencyConfig,
+    SearchConfig,
+    StudyConfig,
+)
+from dicenas.config.values import Reader
+from dicenas.cost import DTYPES, RUNTIMES
+from dicenas.evaluation import DATASETS, DataConfig, TrainConfig, check_data
+from dicenas.nets import list_backbones
+from dicenas.ops import expand_candidates
+from dicenas.pareto import DIRECTIONS, Direction, default_direction
+from dicenas.space import SpaceSpec
+from dicenas.spelling import did_you_mean
+
+__all__ = ["ConfigError", "load_config", "parse_config"]
+
+_STUDY: dict[str, Reader] = {
+    "sampler": values.one_of(*SAMPLERS),
+    "trials": values.integer(1),
+    "seed": values.integer(0),
+}
+_DATA: dict[str, Reader] = {
+    "dataset": values.one_of(*DATASETS),
+    "root": values.optional(values.path),
+    "image_size": values.integer(8),
+    "train_limit": values.optional(values.integer(2)),
+    "val_limit": values.optional(values.integer(2)),
+    "val_fraction": values.number(0, 0.9, above=True),
+}
+_EVALUATOR: dict[str, Reader] = {
+    "kind": values.one_of(*EVALUATORS),
+    "epochs": values.integer(1),
+    "batch": values.integer(2),
+    "learning_rate": values.number(above=True),
+    "weight_decay": values.number(),
+    "momentum": values.number(0, 1),
+    "max_grad_norm": values.number(above=True),
+    "label_smoothing": values.number(0, 1),
+    "threads": values.optional(values.integer(1)),
+    "augment": values.flag,
+}
+_LATENCY: dict[str, Reader] = {
+    "device": values.device,
+    "input_size": values.optional(values.integer(8)),
+    "batch": values.integer(1),
+    "runtime": values.one_of(*RUNTIMES),
+    "dtype": values.one_of(*DTYPES),
+    "threads": values.optional(values.integer(1)),
+    "table": values.no_table,
+}
+_EXPORT: dict[str, Reader] = {"trial": values.trial, "formats": values.formats}
+_KEYS = ("name", "space", "data", "evaluator", "objectives", "constraints", "latency", "search", "export")
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used.
+
+    Attributes:
+        problems: One line for each mistake: the key, what was given, what was expected.
+    """
+
+    def __init__(self, problems: list[str], source: str = "configuration") -> None:
+        self.problems = problems
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        super().__init__("\n".join([f"{source} has {count}:", *(f"  - {problem}" for problem in problems)]))
+
+
+def load_config(path: str | Path) -> SearchConfig:
+    """Read a search configuration.
+
+    Raises:
+        ConfigError: The file is missing or no YAML, or holds mistakes: all of them are listed.
+    """
+    source = str(path)
+    try:
+        given = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError([f"cannot be read: {error}"], source) from error
+    except yaml.YAMLError as error:
+        raise ConfigError([f"is no YAML: {' '.join(str(error).split())}"], source) from error
+    return parse_config(given, source)
+
+
+def parse_config(given: Any, source: str = "configuration") -> SearchConfig:
+    """Read a search configuration from plain data, as YAML gives it.
+
+    Args:
+        given: The data, a mapping.
+        source: What error messages call it.
+
+    Raises:
+        ConfigError: It holds mistakes: all of them are listed.
+    """
+    if not isinstance(given, Mapping):
+        raise ConfigError([f"should hold a mapping with the keys {', '.join(_KEYS)}, got {given!r:.80}"], source)
+    problems: list[str] = []
+    _check_keys("", given, _KEYS, problems)
+    if "name" not in given:
+        problems.append("name is missing: what should the run and its folder be called?")
+    name = _value("name", given.get("name", "unnamed"), values.name, problems, default="unnamed")
+    search = _section(StudyConfig, "search", given, _STUDY, problems)
+    data = _section(DataConfig, "data", given, _DATA, problems, seed=search.seed)
+    train = _section(TrainConfig, "evaluator", given, _EVALUATOR, problems, seed=search.seed)
+    config = SearchConfig(
+        name=name,
+        space=_space(given.get("space"), data.image_size, problems),
+        data=data,
+        train=train,
+        objectives=_objectives(given.get("objectives"), problems),
+        constraints=_constraints(given.get("constraints"), problems),
+        latency=_section(LatencyConfig, "latency", given, _LATENCY, problems),
+        search=search,
+        export=_section(ExportConfig, "export", given, _EXPORT, problems),
+    )
+    if not any(problem.startswith("data.") for problem in problems):
+        problems += [f"data: {problem}" for problem in check_data(data)]
+    if len(config.space.get("resolutions", ())) > 1 and config.latency.input_size is not None:
+        problems.append(
+            "latency.input_size must be null where space.resolutions are searched: "
+            "each network's costs are taken at its own resolution"
+        )
+    if problems:
+        raise ConfigError(problems, source)
+    return config
+
+
+_Section = TypeVar("_Section")
+
+
+def _section(
+    kind: type[_Section],
+    name: str,
+    config: Mapping[str, Any],
+    readers: Mapping[str, Reader],
+    problems: list[str],
+    **fixed: Any,
+) -> _Section:
+    """Read a section into its dataclass; what is wrong in it keeps its default and is reported."""
+    given = config.get(name)
+    if given is None:
+        given = {}
+    if not isinstance(given, Mapping):
+        problems.append(f"{name} = {given!r:.80}: expected a mapping with the keys {', '.join(readers)}")
+        given = {}
+    _check_keys(f"{name}.", given, tuple(readers), problems)
+    arguments = dict(fixed)
+    fields = {declared.name: declared.default for declared in dataclasses.fields(cast(Any, kind))}
+    for key, reader in readers.items():
+        if key in given:
+            value = _value(f"{name}.{key}", given[key], reader, problems, default=fields.get(key))
+            if key in fields:  # `evaluator.kind` chooses the dataclass and is no part of it
+                arguments[key] = value
+    try:
+        return kind(**arguments)
+    except ValueError as error:  # a dataclass that checks its values itself
+        problems += [f"{name}.{line}" for line in str(error).splitlines()]
+        return kind(**fixed)
+
+
+def _check_keys(prefix: str, given: Mapping[Any, Any], known: tuple[str, ...], problems: list[str]) -> None:
+    problems += [
+        f"unknown key {prefix}{key}{did_you_mean(key, known)} (known: {', '.join(known)})"
+        for key in given
+        if key not in known
+    ]
+
+
+def _value(key: str, given: Any, reader: Reader, problems: list[str], default: Any) -> Any:
+    try:
+        return reader(given)
+    except (ValueError, RuntimeError) as error:
+        problems.append(f"{key} = {given!r:.80}: expected {error}")
+        return default
+
+
+def _space(given: Any, image_size: int, problems: list[str]) -> Mapping[str, Any]:
+    if not isinstance(given, Mapping):
+        known = ", ".join(list_backbones())
+        problems.append(f"space = {given!r:.80}: expected a mapping with at least a backbone, one of {known}")
+        return {}
+    mistakes = list(_space_mistakes(given, image_size))
+    problems += mistakes
+    return {} if mistakes else given
+
+
+def _space_mistakes(given: Mapping[str, Any], image_size: int) -> Iterator[str]:
+    """Yield what is wrong in a ``space:`` section, value by value, so that one mistake does not hide another."""
+
+    def mistake(section: Mapping[str, Any]) -> str | None:
+        try:
+            # How many classes there are changes nothing in what is checked here.
+            SpaceSpec.from_config(section, num_classes=2, image_size=image_size)
+        except (ValueError, TypeError) as error:
+            return str(error)
+        return None
+
+    def unknown_op(ops: list[Any]) -> str | None:
+        try:
+            expand_candidates(ops)
+        except (ValueError, TypeError) as error:
+            return str(error)
+        return None
+
+    base = {key: given[key] for key in ("backbone",) if key in given}
+    if problem := mistake(base):
+        yield f"space.backbone: {problem}"
+        base = {"backbone": list_backbones()[0]}
+        given = {key: value for key, value in given.items() if key not in ("backbone", "depths")}
+    found = False
+    for key, value in given.items():
+        several = isinstance(value, list) and value and key in ("ops", "widths", "stem", "resolutions")
+        for part in [[item] for item in value] if several else [value]:
+            # One op need not fit everywhere by itself: of each it is only asked whether it exists.
+            problem = unknown_op(part) if several and key == "ops" else mistake({**base, key: part})
+            if key != "backbone" and problem:
+                found = True
+                yield f"space.{key}: {problem}"
+    # What is right value by value can still be wrong together: an op given twice, or none that fits into a block.
+    if not found and (problem := mistake({**base, **given})):
+        yield f"space: {problem}"
+
+
+def _objectives(given: Any, problems: list[str]) -> dict[str, Direction]:
+    defaults: dict[str, Direction] = {"accuracy": "maximize", "latency_ms": "minimize"}
+    if given is None:
+        return defaults
+    if isinstance(given, list):
+        given = {name: default_direction(str(name)) for name in given}
+    if not isinstance(given, Mapping) or not given:
+        problems.append(f"objectives = {given!r:.80}: expected a mapping such as accuracy: maximize")
+        return defaults
+    _check_keys("objectives.", given, tuple(DIRECTIONS), problems)
+    for name, direction in given.items():
+        _value(f"objectives.{name}", direction, values.one_of("maximize", "minimize"), problems, default=None)
+    return dict(given)
+
+
+def _constraints(given: Any, problems: list[str]) -> dict[str, float]:
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        problems.append(f"constraints = {given!r:.80}: expected a mapping such as macs: 60.0e6")
+        return {}
+    _check_keys("constraints.", given, CONSTRAINTS, problems)
+    return {
+        name: _value(f"constraints.{name}", bound, values.number(above=True), problems, default=math.inf)
+        for name, bound in given.items()
+    }

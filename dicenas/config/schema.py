@@ -1,0 +1,138 @@
+"""What a search configuration holds: one dataclass a section."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import yaml
+
+from dicenas.evaluation import DataConfig, TrainConfig
+from dicenas.pareto import Direction
+from dicenas.space import SpaceSpec
+
+__all__ = ["CONSTRAINTS", "EVALUATORS", "SAMPLERS", "ExportConfig", "LatencyConfig", "SearchConfig", "StudyConfig"]
+
+#: Metrics that a constraint may bound: those known before an architecture is trained.
+CONSTRAINTS = ("latency_ms", "macs", "params", "peak_memory_mb")
+#: Ways to evaluate an architecture.
+EVALUATORS = ("train",)
+#: Samplers of :mod:`dicenas.strategies`, named here too since importing that takes seconds.
+SAMPLERS = ("gp", "nsga2", "random", "tpe")
+
+
+@dataclass(frozen=True)
+class LatencyConfig:
+    """Where and how latency is measured; the ``latency:`` section.
+
+    Attributes:
+        device: ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
+        input_size: Image size in pixels at which latency and the other costs are taken, the size of deployment;
+            ``None`` takes each architecture's own.
+        batch: Images a forward pass.
+        runtime: One of :data:`dicenas.cost.RUNTIMES`.
+        dtype: One of :data:`dicenas.cost.DTYPES`.
+        threads: CPU threads, ``None`` for torch's own number.
+        table: Latency table to predict from; ``None`` measures every network.
+    """
+
+    device: str = "cpu"
+    input_size: int | None = 224
+    batch: int = 1
+    runtime: str = "kernels"
+    dtype: str = "float32"
+    threads: int | None = 1
+    table: None = None
+
+
+@dataclass(frozen=True)
+class StudyConfig:
+    """How the space is walked; the ``search:`` section.
+
+    Attributes:
+        sampler: One of :data:`SAMPLERS`.
+        trials: Trials of the whole study: a run that has them all adds none.
+        seed: Seed of sampling and training.
+    """
+
+    sampler: str = "nsga2"
+    trials: int = 24
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """What is exported at the end; the ``export:`` section.
+
+    Attributes:
+        trial: ``"best"`` or the number of a trial.
+        formats: Some of :data:`dicenas.export.FORMATS`.
+    """
+
+    trial: str | int = "best"
+    formats: tuple[str, ...] = ("py", "safetensors")
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """A whole search.
+
+    Attributes:
+        name: Name of the run and of its folder.
+        space: The ``space:`` section; :meth:`space_spec` makes a space of it.
+        data: Images to train and validate on.
+        train: How a trial is trained.
+        objectives: Direction of each objective; the first one decides which trial is best.
+        constraints: Upper bounds on costs, checked before anything is trained.
+        latency: Where and how latency is measured.
+        search: How the space is walked.
+        export: What is exported at the end.
+    """
+
+    name: str
+    space: Mapping[str, Any]
+    data: DataConfig = field(default_factory=DataConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    objectives: Mapping[str, Direction] = field(
+        default_factory=lambda: cast("dict[str, Direction]", {"accuracy": "maximize", "latency_ms": "minimize"})
+    )
+    constraints: Mapping[str, float] = field(default_factory=dict)
+    latency: LatencyConfig = LatencyConfig()
+    search: StudyConfig = StudyConfig()
+    export: ExportConfig = ExportConfig()
+
+    def space_spec(self, num_classes: int) -> SpaceSpec:
+        """Return the space, for data of so many classes."""
+        return SpaceSpec.from_config(self.space, num_classes=num_classes, image_size=self.data.image_size)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the configuration as plain data in the form of the file, defaults filled in."""
+        data = dataclasses.asdict(self.data)
+        data["root"] = None if self.data.root is None else str(self.data.root)
+        del data["seed"]
+        train = dataclasses.asdict(self.train)
+        del train["seed"]
+        return {
+            "name": self.name,
+            "space": _plain(self.space),
+            "data": data,
+            "evaluator": {"kind": "train", **train},
+            "objectives": dict(self.objectives),
+            "constraints": dict(self.constraints),
+            "latency": dataclasses.asdict(self.latency),
+            "search": dataclasses.asdict(self.search),
+            "export": _plain(dataclasses.asdict(self.export)),
+        }
+
+    def to_yaml(self) -> str:
+        """Return the configuration as YAML text, defaults filled in."""
+        return yaml.safe_dump(self.to_dict(), sort_keys=False)
+
+
+def _plain(value: Any) -> Any:
+    """Return nested mappings and sequences as dictionaries and lists."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,129 @@
+"""Readers of single values: each returns the value, or raises ``ValueError`` with what it expected."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from typing import Any, TypeAlias, cast
+
+from dicenas.cost import resolve_device
+from dicenas.export import FORMATS
+from dicenas.spelling import did_you_mean
+
+__all__ = [
+    "Reader",
+    "device",
+    "flag",
+    "formats",
+    "integer",
+    "name",
+    "no_table",
+    "number",
+    "one_of",
+    "optional",
+    "path",
+    "trial",
+]
+
+Reader: TypeAlias = Callable[[Any], Any]
+
+
+def name(value: Any) -> str:
+    """Read a name that can be a folder's."""
+    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", value):
+        raise ValueError("a name of letters, digits, '.', '_' and '-', usable as a folder")
+    return value
+
+
+def integer(minimum: int) -> Reader:
+    """Return a reader of integers of at least ``minimum``."""
+
+    def read(value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+            raise ValueError(f"an integer of at least {minimum}")
+        return value
+
+    return read
+
+
+def number(minimum: float = 0.0, maximum: float = math.inf, *, above: bool = False) -> Reader:
+    """Return a reader of numbers from ``minimum`` to ``maximum``, greater than ``minimum`` where ``above`` is set."""
+    bound = "greater than" if above else "of at least"
+    expected = f"a number {bound} {minimum:g}" + ("" if maximum == math.inf else f" and at most {maximum:g}")
+
+    def read(value: Any) -> float:
+        # YAML 1.1 takes 60.0e6 for text, since its exponent has no sign.
+        try:
+            number = math.nan if isinstance(value, bool) else float(value)
+        except (TypeError, ValueError):
+            number = math.nan
+        if not minimum <= number <= maximum or (above and number == minimum) or math.isinf(number):
+            raise ValueError(expected)
+        return number
+
+    return read
+
+
+def flag(value: Any) -> bool:
+    """Read true or false."""
+    if not isinstance(value, bool):
+        raise ValueError("true or false")
+    return value
+
+
+def one_of(*names: str) -> Reader:
+    """Return a reader of one of some names."""
+
+    def read(value: Any) -> Any:
+        if value not in names:
+            raise ValueError(f"one of {', '.join(names)}{did_you_mean(value, names)}")
+        return value
+
+    return read
+
+
+def optional(reader: Reader) -> Reader:
+    """Return a reader that takes null as well."""
+
+    def read(value: Any) -> Any:
+        return None if value is None else reader(value)
+
+    return read
+
+
+def path(value: Any) -> str:
+    """Read a path; whether it is there is checked with the data."""
+    if not isinstance(value, str) or not value:
+        raise ValueError("a path")
+    return value
+
+
+def device(value: Any) -> str:
+    """Read a device that this machine has."""
+    if not isinstance(value, str):
+        raise ValueError("a device such as cpu or cuda:0")
+    resolve_device(value)
+    return value
+
+
+def no_table(value: Any) -> None:
+    """Read null where a latency table will stand."""
+    if value is not None:
+        raise ValueError("null: every network is measured; this version reads no latency tables")
+
+
+def trial(value: Any) -> str | int:
+    """Read ``best`` or the number of a trial."""
+    if value == "best" or (isinstance(value, int) and not isinstance(value, bool) and value >= 0):
+        return cast("str | int", value)
+    raise ValueError("best, or the number of a trial")
+
+
+def formats(value: Any) -> tuple[str, ...]:
+    """Read a list of export formats."""
+    if not isinstance(value, list) or not value:
+        raise ValueError(f"a list of formats, some of {', '.join(FORMATS)}")
+    for name in value:
+        one_of(*FORMATS)(name)
+    return tuple(value)
