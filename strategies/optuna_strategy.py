@@ -9,7 +9,7 @@ from queue import SimpleQueue
 from typing import Any
 
 import dicenas.search_spaces._nni  # isort: skip  # noqa: F401  (before anything else of NNI)
-from nni.nas.execution import ExecutionEngine
+from nni.nas.execution import ExecutionEngine, SequentialExecutionEngine
 from nni.nas.execution.event import FinalMetricEvent, ModelEventType, TrainingEndEvent
 from nni.nas.space import ExecutableModelSpace, ModelStatus, RawFormatModelSpace, SimplifiedModelSpace
 from nni.nas.strategy.base import Strategy
@@ -29,6 +29,10 @@ from dicenas.strategies.trials import Outcome, Proposal
 __all__ = ["OptunaStrategy"]
 
 _logger = logging.getLogger(__name__)
+
+# NNI's local training service learns that a process ended before it has read the metrics that the process wrote, and
+# goes on reading them for five seconds.
+_METRICS_MAY_LAG_S = 10.0
 
 
 class OptunaStrategy(Strategy):
@@ -139,7 +143,7 @@ class OptunaStrategy(Strategy):
         # says is queued; Optuna is told from the thread that runs the strategy.
         self._running: dict[int, tuple[ExecutableModelSpace, Proposal]] = {}
         self._reported: dict[int, Any] = {}
-        self._ended: SimpleQueue[tuple[int, ModelStatus]] = SimpleQueue()
+        self._ended: SimpleQueue[tuple[int, ModelStatus, float]] = SimpleQueue()
 
     def extra_repr(self) -> str:
         return "" if self._study is None else f"objectives={self._study.objectives}"
@@ -256,19 +260,24 @@ class OptunaStrategy(Strategy):
         self._collect(error)
 
     def _on_final_metric(self, event: FinalMetricEvent) -> None:
-        self._reported[id(event.model)] = event.metric
+        if id(event.model) in self._running:
+            self._reported[id(event.model)] = event.metric
 
     def _on_training_end(self, event: TrainingEndEvent) -> None:
-        self._ended.put((id(event.model), event.status))
+        self._ended.put((id(event.model), event.status, time.monotonic()))
 
     def _collect(self, error: str | None = None) -> None:
         """Tell the study of the models that ended; ``error`` is why the one that just ran failed, where known."""
-        while not self._ended.empty():
-            key, status = self._ended.get()
-            reported = self._reported.pop(key, None)
+        patience = 0.0 if isinstance(self.engine, SequentialExecutionEngine) else _METRICS_MAY_LAG_S
+        for _ in range(self._ended.qsize()):
+            key, status, since = self._ended.get()
             if key not in self._running or status == ModelStatus.Interrupted:
                 continue
+            if status == ModelStatus.Trained and key not in self._reported and time.monotonic() - since < patience:
+                self._ended.put((key, status, since))
+                continue
             _, proposal = self._running.pop(key)
+            reported = self._reported.pop(key, None)
             if status != ModelStatus.Trained:
                 self.study.fail(proposal, error or "the evaluation failed; the log of NNI says why")
             elif reported is None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import socket
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,11 +22,12 @@ from dicenas.strategies import ArchitectureStudy, InfeasibleConstraintError, Opt
 import nni  # isort: skip  (dicenas.search_spaces imports it without its known warnings)
 from nni.mutable import Categorical, CategoricalMultiple, Numerical
 from nni.nas.evaluator import FunctionalEvaluator
-from nni.nas.execution import SequentialExecutionEngine
+from nni.nas.execution import ExecutionEngine, SequentialExecutionEngine
+from nni.nas.execution.event import FinalMetricEvent, TrainingEndEvent
 from nni.nas.experiment import NasExperiment, NasExperimentConfig
 from nni.nas.hub.pytorch import MobileNetV3Space, ShuffleNetSpace
 from nni.nas.nn.pytorch import LayerChoice, ModelSpace
-from nni.nas.space import RawFormatModelSpace, SimplifiedModelSpace
+from nni.nas.space import ModelStatus, RawFormatModelSpace, SimplifiedModelSpace
 
 SPEC = SpaceSpec(
     "shufflenetv2",
@@ -171,6 +174,31 @@ def test_local_training_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert len(failed) == len(complete) == 1
     assert all("the evaluation failed" in trial.user_attrs["error"] for trial in failed)
     assert all(trial.user_attrs["metrics"]["loss"] == 2.0 and trial.values[0] == 0.5 for trial in complete)
+
+
+class LateMetrics(ExecutionEngine):
+    """An engine that calls back from a thread, and says that a model ended before it passes on its metric."""
+
+    def submit_models(self, *models: Any) -> None:
+        for model in models:
+            threading.Thread(target=self._evaluate, args=(model,)).start()
+
+    def _evaluate(self, model: Any) -> None:
+        self.dispatch_model_event(TrainingEndEvent(model, ModelStatus.Trained))
+        time.sleep(0.3)
+        self.dispatch_model_event(FinalMetricEvent(model, 0.5))
+
+    def idle_worker_available(self) -> bool:
+        return True
+
+    def budget_available(self) -> bool:
+        return True
+
+
+def test_metrics_may_come_after_the_end_of_a_trial() -> None:
+    strategy = OptunaStrategy("random", ("accuracy",), trials=3, seed=0)
+    strategy(SimplifiedModelSpace.from_model(make_space(SPEC), FunctionalEvaluator(report_size)), LateMetrics())
+    assert [trial.values for trial in strategy.study.trials] == [[0.5]] * 3
 
 
 # Failures and sessions
