@@ -116,14 +116,19 @@ def test_source_passes_the_project_s_lint_rules(sources: Path) -> None:
 
 
 def test_source_passes_mypy(sources: Path, tmp_path: Path) -> None:
-    (tmp_path / "dicenas").symlink_to(ROOT / "dicenas")
+    # The ops alone: the package's own __init__ would have mypy read the search libraries too.
+    (tmp_path / "dicenas").mkdir()
+    (tmp_path / "dicenas" / "__init__.py").touch()
+    for part in ("ops", "spelling.py"):
+        (tmp_path / "dicenas" / part).symlink_to(ROOT / "dicenas" / part)
     for path in sources.glob("*.py"):
         source = path.read_text(encoding="utf-8")
         (tmp_path / path.name).write_text(source, encoding="utf-8")
         # The same where dicenas is not installed.
         alone = source.replace("from dicenas.ops", "from not_installed.ops")
         (tmp_path / f"{path.stem}_alone.py").write_text(alone, encoding="utf-8")
-    options = ("--config-file", ROOT / "pyproject.toml", "--cache-dir", tmp_path / "cache")
+    # Silent on what is imported: the package's own types are the linter's business.
+    options = ("--config-file", ROOT / "pyproject.toml", "--cache-dir", tmp_path / "cache", "--follow-imports=silent")
     run(BIN / "mypy", *options, *(path.name for path in tmp_path.glob("*.py")), cwd=tmp_path)
 
 
