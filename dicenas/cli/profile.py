@@ -42,7 +42,7 @@ def add_parser(subparsers: Subparsers) -> None:
     )
     parser.add_argument("--batch", type=positive_int, default=1, help="images a forward pass (default: 1)")
     parser.add_argument("--threads", type=positive_int, default=1, help="CPU threads (default: 1)")
-    parser.add_argument("--runtime", default="kernels", help="eager, kernels or compiled (default: kernels)")
+    parser.add_argument("--runtime", default="kernels", help="eager, kernels, fused or compiled (default: kernels)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
     parser.add_argument("--dtype", default="float32", help="number type, such as float16 (default: float32)")
     parser.set_defaults(run=run)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from dicenas.cost.device import device_name, resolve_device
+from dicenas.nets import fuse_for_inference
 from dicenas.ops import kernels
 from dicenas.spelling import did_you_mean
 
@@ -29,9 +30,9 @@ DTYPES: dict[str, torch.dtype] = {
     "bfloat16": torch.bfloat16,
     "float64": torch.float64,
 }
-#: Ways to run a network: ``eager`` without native kernels, ``kernels`` with those that are loaded, ``compiled`` by
-#: ``torch.compile``.
-RUNTIMES = ("eager", "kernels", "compiled")
+#: Ways to run a network: ``eager`` without native kernels, ``kernels`` with those that are loaded, ``fused`` by
+#: :func:`dicenas.fuse_for_inference`, ``compiled`` by ``torch.compile``.
+RUNTIMES = ("eager", "kernels", "fused", "compiled")
 
 Verdict: TypeAlias = Literal["ok", "noisy"]
 #: Runs the network once and returns the milliseconds that it took.
@@ -280,6 +281,8 @@ def _runtime(module: nn.Module, runtime: str) -> Iterator[Callable[[Tensor], Any
     if runtime == "eager":
         with kernels.disabled():
             yield module
+    elif runtime == "fused":
+        yield fuse_for_inference(module)
     elif runtime == "compiled":
         # torch keeps what it compiled by the code of forward(), which all networks share: from the second on it would
         # take sizes that changed for dynamic, and after the eighth run the next one uncompiled.

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from dicenas.cost import DTYPES, LatencyResult, latency, measure_latency
 from dicenas.cost.latency import summarize
-from dicenas.nets import dicenet
+from dicenas.nets import FusedDiCE, dicenet
 from dicenas.ops import DiCE, kernels
 
 #: How latency is measured on the devices that are here.
@@ -116,6 +116,14 @@ def test_eager_runs_without_kernels(probe: Probe, monkeypatch: pytest.MonkeyPatc
         used.clear()
         assert measure_latency(net, (3, 32, 32), runtime=runtime, time_limit_s=0).runtime == runtime
         assert bool(used) == (runtime == "kernels" and kernels.available("cpu"))
+
+
+def test_fused_runs_the_fused_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran = []
+    forward = FusedDiCE.forward
+    monkeypatch.setattr(FusedDiCE, "forward", lambda self, x: ran.append(self) or forward(self, x))
+    assert measure_latency(dicenet(0.1, 5, 32), (3, 32, 32), runtime="fused", time_limit_s=0).runtime == "fused"
+    assert ran
 
 
 def test_every_network_is_compiled_for_its_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
