@@ -17,7 +17,7 @@ CostFunction: TypeAlias = Callable[[Architecture], float]
 
 # Cheapest first, so that an architecture is rejected before anything slow is done with it.
 _ORDER = ("macs", "params", "peak_memory_mb")
-_CLOSED_FORMS: tuple[Literal["macs", "params"], ...] = ("macs", "params")
+CLOSED_FORMS: tuple[Literal["macs", "params"], ...] = ("macs", "params")
 
 
 class InfeasibleConstraintError(ValueError):
@@ -38,11 +38,15 @@ def default_costs(space: SpaceSpec, image_size: int | None = None) -> dict[str, 
 
     def peak_memory_mb(architecture: Architecture) -> float:
         # Builds the network, which searches without this cost need not wait for.
+        import torch
+
         from dicenas.cost import peak_memory_mb as of_module
         from dicenas.nets import build
 
         architecture = sized(architecture)
-        return of_module(build(architecture), (architecture.in_channels, *architecture.image_size))
+        with torch.device("meta"):
+            network = build(architecture)
+        return of_module(network, (architecture.in_channels, *architecture.image_size))
 
     return {
         "macs": lambda architecture: space.cost(sized(architecture)).macs,
@@ -73,7 +77,7 @@ def check_feasible(space: SpaceSpec, constraints: Mapping[str, float], image_siz
     Raises:
         InfeasibleConstraintError: A bound is below the smallest cost of the space; the message gives both.
     """
-    for metric in _CLOSED_FORMS:
+    for metric in CLOSED_FORMS:
         if metric in constraints and (smallest := space.minimum(metric, image_size)) > constraints[metric]:
             size = "" if image_size is None else f" at {image_size} pixels"
             raise InfeasibleConstraintError(

@@ -10,7 +10,7 @@ from random import Random
 
 from dicenas.architecture import Architecture
 from dicenas.space import SpaceSpec
-from dicenas.strategies.costs import CostFunction, ordered
+from dicenas.strategies.costs import CLOSED_FORMS, CostFunction, ordered
 from dicenas.strategies.trials import describe
 
 __all__ = ["CostBook", "CostError"]
@@ -20,8 +20,10 @@ _logger = logging.getLogger(__name__)
 _FAILURES_IN_A_ROW = 3
 
 _SMALL_SPACE = 500
-_WALK_STEPS = 600
-_WALK_RESTARTS_EVERY = 300
+_WALK_STEPS = 300
+# A step that fails a slow cost takes a tenth of a second or more; most mutations of an architecture fit into so many.
+_SLOW_STEPS_WITHOUT_PROGRESS = 60
+_SMALLEST_OF = 100
 
 _FEASIBLE = (0.0, 0.0)
 _FARTHEST = (math.inf, 0.0)
@@ -51,6 +53,7 @@ class CostBook:
         self._functions = functions
         self._constraints = constraints
         self._bounded = ordered(constraints)
+        self._slow = sum(name not in CLOSED_FORMS for name in constraints)
         self._free = ordered(name for name in functions if name not in constraints)
         self._failures: Counter[str] = Counter()
 
@@ -94,18 +97,29 @@ class CostBook:
                 yield architecture
 
     def _walk(self, rng: Random) -> Iterator[Architecture]:
-        """Follow mutations that do not lead away from the constraints."""
-        current, distance = self._space.random(rng), _FARTHEST
-        for step in range(_WALK_STEPS):
-            if step % _WALK_RESTARTS_EVERY == 0:
-                candidate, distance = self._space.random(rng), _FARTHEST
-            else:
+        """Follow mutations that do not lead away from the constraints, from a random and from a small architecture."""
+        for start in (self._space.random(rng), self._small(rng)):
+            current, distance, fruitless = start, self._violation(start), 0
+            if distance == _FEASIBLE:
+                yield start
+            for _ in range(_WALK_STEPS):
                 candidate = self._space.mutate(current, rng)
-            violation = self._violation(candidate)
-            if violation == _FEASIBLE:
-                yield candidate
-            if violation <= distance:
-                current, distance = candidate, violation
+                violation = self._violation(candidate)
+                if violation == _FEASIBLE:
+                    yield candidate
+                elif violation < distance:
+                    fruitless = 0
+                elif violation[0] <= self._slow:
+                    fruitless += 1
+                    if fruitless == _SLOW_STEPS_WITHOUT_PROGRESS:
+                        break
+                if violation <= distance:
+                    current, distance = candidate, violation
+
+    def _small(self, rng: Random) -> Architecture:
+        """Return the architecture of the fewest MACs among some random ones: what is slow to compute tends to be low."""
+        drawn = [self._space.random(rng) for _ in range(_SMALLEST_OF)]
+        return min(drawn, key=lambda architecture: self._space.cost(architecture).macs)
 
     def _violation(self, architecture: Architecture) -> tuple[float, float]:
         """Return how many constraints are left from the first that is violated, and by how much it is."""
