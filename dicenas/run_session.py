@@ -1,4 +1,4 @@
-"""What surrounds a search: the claim on its run folder, its log file, and the record of its environment."""
+"""What surrounds a search: the claim on its run folder, its storage, its log file, the record of its environment."""
 
 from __future__ import annotations
 
@@ -14,13 +14,17 @@ from typing import Any
 
 import torch
 import yaml
+from optuna.exceptions import StorageInternalError
+from optuna.storages import RDBStorage
+from sqlalchemy.exc import DatabaseError
 
 from dicenas import __version__
+from dicenas.config.schema import plain
 from dicenas.cost import device_name
 from dicenas.files import atomic_write_text
 from dicenas.runs import RunFolder
 
-__all__ = ["claim_folder", "logs_in", "muted", "record_environment"]
+__all__ = ["claim_folder", "ended_well", "logs_in", "muted", "open_storage", "record_environment"]
 
 #: Settings that may change from one call to the next: more trials, and another export.
 _MAY_CHANGE = ("search.trials", "export")
@@ -34,9 +38,12 @@ def claim_folder(run: RunFolder, settings: Mapping[str, Any]) -> None:
     Raises:
         ValueError: The folder belongs to another search; the message says what differs.
     """
-    text = yaml.safe_dump(_plain(settings), sort_keys=False)
+    text = yaml.safe_dump(plain(settings), sort_keys=False)
     if run.config_path.is_file():
-        kept = _flat(yaml.safe_load(run.config_path.read_text(encoding="utf-8")))
+        try:
+            kept = _flat(yaml.safe_load(run.config_path.read_text(encoding="utf-8")))
+        except (UnicodeDecodeError, yaml.YAMLError) as error:
+            raise ValueError(f"{run.config_path} is damaged: {' '.join(str(error).split())}") from error
         given = _flat(yaml.safe_load(text))
         differences = [
             f"  {key}: {kept.get(key, 'not given')!r} there, {given.get(key, 'not given')!r} now"
@@ -52,6 +59,32 @@ def claim_folder(run: RunFolder, settings: Mapping[str, Any]) -> None:
         raise ValueError(f"{run.path} exists and is no run folder: it has no {run.config_path.name}; take another name")
     run.path.mkdir(parents=True, exist_ok=True)
     atomic_write_text(run.config_path, text)
+
+
+def open_storage(run: RunFolder) -> RDBStorage:
+    """Return the run's Optuna storage; a new one appears with all its tables or not at all.
+
+    Raises:
+        ValueError: The storage is damaged, or missing from a run that has trials.
+    """
+    if not run.storage_path.is_file():
+        if numbers := run.trial_numbers():
+            raise ValueError(
+                f"{run.storage_path} is missing, and without it the run and its {len(numbers)} trials cannot go on; "
+                "bring it back, or remove the folder"
+            )
+        # A process that is killed while it makes the tables would leave some of them, and Optuna would not notice.
+        new = run.storage_path.with_name(".study.db.new")
+        for path in (new, new.with_name(f"{new.name}-journal")):
+            path.unlink(missing_ok=True)
+        storage = RDBStorage(f"sqlite:///{new.resolve()}")
+        storage.remove_session()
+        storage.engine.dispose()
+        new.replace(run.storage_path)
+    try:
+        return RDBStorage(run.storage_url)
+    except (DatabaseError, StorageInternalError) as error:
+        raise ValueError(f"{run.storage_path} is damaged; bring back a copy, or remove the folder ({error})") from error
 
 
 @contextmanager
@@ -110,6 +143,14 @@ def record_environment(run: RunFolder) -> Iterator[None]:
     atomic_write_text(run.environment_path, json.dumps(environment, indent=2) + "\n")
 
 
+def ended_well(run: RunFolder) -> bool:
+    """Return whether the last session that added to the run came to its end."""
+    try:
+        return json.loads(run.environment_path.read_text(encoding="utf-8"))["finished"] is not None
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
 def _now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
@@ -122,10 +163,3 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     for key, item in value.items():
         flat |= _flat(item, f"{prefix}.{key}" if prefix else str(key))
     return flat
-
-
-def _plain(value: Any) -> Any:
-    """Return nested mappings and sequences as dictionaries and lists."""
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

@@ -76,9 +76,14 @@ class RunFolder:
         return self.path / "log.txt"
 
     @property
+    def storage_path(self) -> Path:
+        """Optuna's database of the run."""
+        return self.path / "study.db"
+
+    @property
     def storage_url(self) -> str:
         """Optuna storage of the run."""
-        return f"sqlite:///{(self.path / 'study.db').resolve()}"
+        return f"sqlite:///{self.storage_path.resolve()}"
 
     @property
     def report_path(self) -> Path:

@@ -7,6 +7,7 @@ import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -24,11 +25,11 @@ from dicenas.architecture import Architecture
 from dicenas.config import LatencyConfig, SearchConfig
 from dicenas.cost import LatencyResult, measure_latency
 from dicenas.evaluation import load_data, train_and_evaluate
-from dicenas.export import export_network
+from dicenas.export import FORMATS, export_network
 from dicenas.nets import build
 from dicenas.pareto import Direction
 from dicenas.report import write_report
-from dicenas.run_session import claim_folder, logs_in, muted, record_environment
+from dicenas.run_session import claim_folder, ended_well, logs_in, muted, open_storage, record_environment
 from dicenas.runs import RESERVED_METRICS, RunFolder, TrialRecord
 from dicenas.search_spaces import BackboneSpace, make_space
 from dicenas.space import SpaceSpec
@@ -159,8 +160,10 @@ def run_search(config: SearchConfig, out: str | Path = "runs") -> SearchResult:
     result = session.run(config.to_dict(), config.search.trials)
     if not result.front:
         logger.warning("no trial of %s is complete: there is nothing to export", run.path)
-    elif result.new_trials or not run.export_path.is_dir():
-        trial = result.best if config.export.trial == "best" else run.read_trial(int(config.export.trial))
+        return result
+    trial = result.best if config.export.trial == "best" else run.read_trial(int(config.export.trial))
+    # Compared with what is there: the last session may have been killed before it exported, or `export` has changed.
+    if not _is_exported(run.export_path, trial.architecture, config.export.formats):
         export_network(
             run.load_network(trial.number),
             run.export_path,
@@ -172,6 +175,16 @@ def run_search(config: SearchConfig, out: str | Path = "runs") -> SearchResult:
         )
         write_report(run)
     return result
+
+
+def _is_exported(folder: Path, architecture: Architecture, formats: Sequence[str]) -> bool:
+    """Return whether a folder holds this network in these formats; an exported folder appears whole or not at all."""
+    try:
+        there = Architecture.load(folder / "architecture.json")
+    except (OSError, ValueError):
+        return False
+    present = {name for name, file in FORMATS.items() if (folder / file).is_file()}
+    return there == architecture and present == set(formats)
 
 
 class _Session:
@@ -191,19 +204,26 @@ class _Session:
         self.run_folder = run
         self._space = space
         self._evaluate = evaluate
-        self._latency = _Latency(latency) if isinstance(latency, LatencyConfig) else None
+        self._latency: _Latency | None = None
+        if isinstance(latency, LatencyConfig):
+            latency = self._latency = _Latency(latency)
+        else:
+            latency = cache(latency)
         self._seed = seed
         self._arguments: dict[str, Any] = {
             "sampler": sampler,
             "objectives": objectives,
             "constraints": constraints,
-            "costs": {"latency_ms": self._latency or latency} if "latency_ms" in {*objectives, *constraints} else {},
+            "costs": {"latency_ms": latency} if "latency_ms" in {*objectives, *constraints} else {},
             "image_size": self._latency.config.input_size if self._latency else None,
             "seed": seed,
         }
-        # A study in memory checks all arguments before a file is written.
+        # A study in memory checks all arguments before a file is written, and whether the bounds can be met together.
         with muted("optuna"):
-            self.objectives = ArchitectureStudy(space, **self._arguments).objectives
+            rehearsal = ArchitectureStudy(space, **self._arguments)
+            if constraints and not run.config_path.is_file():
+                rehearsal.ask()
+        self.objectives = rehearsal.objectives
         self._weights: dict[str, Mapping[str, Tensor]] = {}
 
     def run(self, settings: Mapping[str, Any], trials: int) -> SearchResult:
@@ -214,11 +234,12 @@ class _Session:
             study = self._open_study()
             before = study.finished
             logger.info("%d of %d trials are there", before, trials)
-            if study.remaining(trials):
+            if study.remaining(trials) or not ended_well(run):
                 with record_environment(run):
-                    self._run_trials(study, trials)
+                    if study.remaining(trials):
+                        self._run_trials(study, trials)
                     self._complete_front()
-                run.write_front(self.objectives)
+                    run.write_front(self.objectives)
                 write_report(run)
         return SearchResult(run, self.objectives, study.finished - before)
 
@@ -228,7 +249,7 @@ class _Session:
         study = ArchitectureStudy(
             self._space,
             **self._arguments,
-            storage=run.storage_url,
+            storage=open_storage(run),
             study_name=run.path.name,
             on_trial_end=self._keep,
         )

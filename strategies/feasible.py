@@ -117,7 +117,7 @@ class CostBook:
                     current, distance = candidate, violation
 
     def _small(self, rng: Random) -> Architecture:
-        """Return the architecture of the fewest MACs among some random ones: what is slow to compute tends to be low."""
+        """Return the architecture of the fewest MACs among random ones: its slow costs tend to be low."""
         drawn = [self._space.random(rng) for _ in range(_SMALLEST_OF)]
         return min(drawn, key=lambda architecture: self._space.cost(architecture).macs)
 

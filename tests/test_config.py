@@ -107,7 +107,7 @@ def test_all_mistakes_at_once() -> None:
         ({"evaluator": {"epochs": True}}, "evaluator.epochs = True"),
         ({"evaluator": {"learning_rate": "fast"}}, "evaluator.learning_rate = 'fast'"),
         ({"evaluator": [3]}, "expected a mapping"),
-        ({"latency": {"device": "cuda"}}, "latency.device = 'cuda'"),
+        ({"latency": {"device": "cuda"}}, "latency.device = 'cuda': expected a device of this machine; device cuda is"),
         ({"latency": {"runtime": "tensorrt"}}, "latency.runtime = 'tensorrt'"),
         ({"latency": {"table": "table.json"}}, "latency.table"),
         ({"constraints": {"macs": ".nan"}}, "constraints.macs"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -258,6 +259,8 @@ def test_a_run_folder_of_another_search_is_refused(tmp_path: Path) -> None:
         ({"objectives": ("acuracy",)}, ValueError, "did you mean 'accuracy'"),
         ({"constraints": {"energy": 1}}, ValueError, "energy"),
         ({"constraints": {"macs": 10}}, InfeasibleConstraintError, f"{SPACE.minimum('macs'):,}"),
+        ({"constraints": {"latency_ms": 1e-9}}, InfeasibleConstraintError, r"latency_ms .* \(smallest value seen"),
+        ({"constraints": {"peak_memory_mb": 1e-3}}, InfeasibleConstraintError, r"0.001 \(smallest value seen 0\."),
     ],
     ids=lambda value: str(value)[:30] if isinstance(value, dict) else None,
 )
@@ -267,6 +270,62 @@ def test_wrong_arguments_write_nothing(
     with pytest.raises(error, match=said):
         run(tmp_path, **changes)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_session_killed_while_it_made_the_storage_leaves_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace = Path.replace
+
+    def interrupted(source: Path, target: Path) -> Path:
+        if target.name == "study.db":
+            raise KeyboardInterrupt
+        return replace(source, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path)
+    assert not (tmp_path / "run" / "study.db").exists()
+    # Tables without their index, as a kill would leave: Optuna takes them and makes studies of the same name.
+    with sqlite3.connect(tmp_path / "run" / ".study.db.new") as database:
+        database.execute("DROP INDEX ix_studies_study_name")
+    run(tmp_path, trials=1)
+    assert run(tmp_path, trials=2).new_trials == 1
+    assert len(optuna.get_all_study_names(RunFolder(tmp_path / "run").storage_url)) == 1
+
+
+def test_a_session_killed_after_its_last_trial_is_completed(tmp_path: Path) -> None:
+    folder = run(tmp_path).run
+    front, report = folder.path / "pareto.csv", folder.report_path
+    expected = front.read_text()
+    environment = json.loads(folder.environment_path.read_text())
+    folder.environment_path.write_text(json.dumps({**environment, "finished": None}))
+    front.unlink()
+    report.unlink()
+    assert run(tmp_path).new_trials == 0
+    assert front.read_text() == expected
+    assert report.is_file()
+    assert json.loads(folder.environment_path.read_text())["finished"]
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("study.db", None, "study.db is missing, and without it the run and its 1 trials"),
+        ("study.db", "garbage", "study.db is damaged"),
+        ("config.yaml", "[1,", "config.yaml is damaged"),
+    ],
+)
+def test_a_damaged_run_folder_is_refused_with_what_to_do(
+    tmp_path: Path, file: str, content: str | None, said: str
+) -> None:
+    path = run(tmp_path, trials=1).run.path / file
+    path.unlink()
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(ValueError, match=said):
+        run(tmp_path, trials=2)
 
 
 def test_spaces_by_name_and_as_nni_space(tmp_path: Path) -> None:
@@ -326,3 +385,9 @@ def test_from_configuration_to_exported_network_on_real_images(tmp_path: Path, r
     assert accuracy == pytest.approx(result.best.metrics["accuracy"])
     again = run_search(config, tmp_path / "runs")
     assert again.new_trials == 0
+    # Another export is taken from the trials that are there.
+    other = min({0, 1, 2} - {result.best.number})
+    changed = parse_config({**kept, "export": {"trial": other, "formats": ["py"]}})
+    assert run_search(changed, tmp_path / "runs").new_trials == 0
+    assert Architecture.load(exported / "architecture.json") == result.run.read_trial(other).architecture
+    assert not (exported / "model.safetensors").exists()

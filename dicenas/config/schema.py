@@ -13,7 +13,16 @@ from dicenas.evaluation import DataConfig, TrainConfig
 from dicenas.pareto import Direction
 from dicenas.space import SpaceSpec
 
-__all__ = ["CONSTRAINTS", "EVALUATORS", "SAMPLERS", "ExportConfig", "LatencyConfig", "SearchConfig", "StudyConfig"]
+__all__ = [
+    "CONSTRAINTS",
+    "EVALUATORS",
+    "SAMPLERS",
+    "ExportConfig",
+    "LatencyConfig",
+    "SearchConfig",
+    "StudyConfig",
+    "plain",
+]
 
 #: Metrics that a constraint may bound: those known before an architecture is trained.
 CONSTRAINTS = ("latency_ms", "macs", "params", "peak_memory_mb")
@@ -116,14 +125,14 @@ class SearchConfig:
         del train["seed"]
         return {
             "name": self.name,
-            "space": _plain(self.space),
+            "space": plain(self.space),
             "data": data,
             "evaluator": {"kind": "train", **train},
             "objectives": dict(self.objectives),
             "constraints": dict(self.constraints),
             "latency": dataclasses.asdict(self.latency),
             "search": dataclasses.asdict(self.search),
-            "export": _plain(dataclasses.asdict(self.export)),
+            "export": plain(dataclasses.asdict(self.export)),
         }
 
     def to_yaml(self) -> str:
@@ -131,8 +140,8 @@ class SearchConfig:
         return yaml.safe_dump(self.to_dict(), sort_keys=False)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Return nested mappings and sequences as dictionaries and lists."""
     if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+        return {key: plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, list | tuple) else value

@@ -103,7 +103,10 @@ def device(value: Any) -> str:
     """Read a device that this machine has."""
     if not isinstance(value, str):
         raise ValueError("a device such as cpu or cuda:0")
-    resolve_device(value)
+    try:
+        resolve_device(value)
+    except ValueError as error:
+        raise ValueError(f"a device of this machine; {error}") from error
     return value
 
 

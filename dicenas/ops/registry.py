@@ -211,10 +211,12 @@ def expand_candidates(names: Iterable[str]) -> tuple[str, ...]:
     """Spell out candidates: an op's name stands for all its kernel sizes, a candidate for itself.
 
     Raises:
-        ValueError: A name is neither an op nor a candidate, or comes twice.
+        ValueError: A name is neither an op nor a candidate, is no text, or comes twice.
     """
     expanded: list[str] = []
     for name in names:
+        if not isinstance(name, str):
+            raise ValueError(f"candidate op {name!r} should be a name such as 'dice' or 'dice_k3'")
         if name in _REGISTRY:
             expanded += get_op(name).candidates
         else:

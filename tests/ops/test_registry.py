@@ -193,6 +193,7 @@ def test_candidates_are_spelt_out() -> None:
     [
         (["dice", "dice_k3"], "given twice: dice_k3"),
         (["skip", "skip"], "given twice: skip"),
+        ([["dice"]], r"\['dice'\] should be a name"),
         (["dise"], "unknown op 'dise'; did you mean 'dice'"),
         (["dise_k3"], "unknown op 'dise'; did you mean 'dice'"),
         (["dice_k7"], "unknown candidate 'dice_k7'; op 'dice' offers dice_k3, dice_k5"),
