@@ -40,7 +40,7 @@ def parse_objectives(
             if name not in DIRECTIONS:
                 raise ValueError(
                     f"unknown objective {name!r}{did_you_mean(name, DIRECTIONS)} (known: {', '.join(DIRECTIONS)}); "
-                    "for a metric of your own say in directions whether it is maximized or minimized"
+                    f"give a metric of your own with its direction: {{{name!r}: 'maximize'}}"
                 )
         chosen = {name: DIRECTIONS[name] for name in names}
     pareto_front([], chosen)  # checks the directions

@@ -161,6 +161,7 @@ def test_the_study_needs_no_nni() -> None:
         ("accuracy", None, "sequence of names"),
         (("accuracy", "accuracy"), None, "each given once"),
         (("acuracy",), None, "did you mean 'accuracy'"),
+        (("energy",), None, "with its direction: {'energy': 'maximize'}"),
         (("accuracy", "macs"), ("maximize",), "2 objectives and 1 directions"),
         (("accuracy",), ("upwards",), "neither 'maximize' nor 'minimize'"),
         ({"accuracy": "maximize"}, ("maximize",), "leave directions out"),
