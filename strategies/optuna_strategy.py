@@ -268,22 +268,25 @@ class OptunaStrategy(Strategy):
 
     def _collect(self, error: str | None = None) -> None:
         """Tell the study of the models that ended; ``error`` is why the one that just ran failed, where known."""
-        patience = 0.0 if isinstance(self.engine, SequentialExecutionEngine) else _METRICS_MAY_LAG_S
+        # The training service gives two trials that start together each other's parameters now and then. Metrics come
+        # with the parameters that were used, the status does not: there a result counts whatever the status says.
+        sequential = isinstance(self.engine, SequentialExecutionEngine)
+        patience = 0.0 if sequential else _METRICS_MAY_LAG_S
         for _ in range(self._ended.qsize()):
             key, status, since = self._ended.get()
             if key not in self._running or status == ModelStatus.Interrupted:
                 continue
-            if status == ModelStatus.Trained and key not in self._reported and time.monotonic() - since < patience:
+            if key not in self._reported and time.monotonic() - since < patience:
                 self._ended.put((key, status, since))
                 continue
             _, proposal = self._running.pop(key)
             reported = self._reported.pop(key, None)
-            if status != ModelStatus.Trained:
-                self.study.fail(proposal, error or "the evaluation failed; the log of NNI says why")
-            elif reported is None:
+            if reported is not None and (status == ModelStatus.Trained or not sequential):
+                self.study.tell(proposal, self._metrics(reported))
+            elif status == ModelStatus.Trained:
                 self.study.fail(proposal, "the evaluation ended without nni.report_final_result")
             else:
-                self.study.tell(proposal, self._metrics(reported))
+                self.study.fail(proposal, error or "the evaluation failed; the log of NNI says why")
 
     def _metrics(self, reported: Any) -> dict[str, Any]:
         """Return what an evaluator reported by name, NNI's ``default`` as the first objective."""

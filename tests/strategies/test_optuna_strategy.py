@@ -172,7 +172,8 @@ def test_local_training_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         proposal = strategy.study.proposal(trial)
         (failed if proposal.sample["width"] == 0.1 else complete).append(trial)
     assert len(failed) == len(complete) == 1
-    assert all("the evaluation failed" in trial.user_attrs["error"] for trial in failed)
+    assert all(trial.state == optuna.trial.TrialState.FAIL for trial in failed)
+    assert all("the evaluation" in trial.user_attrs["error"] for trial in failed)
     assert all(trial.user_attrs["metrics"]["loss"] == 2.0 and trial.values[0] == 0.5 for trial in complete)
 
 
