@@ -11,7 +11,15 @@ from functools import lru_cache
 from torch import Tensor, nn
 
 from dicenas.architecture import Architecture
-from dicenas.ops import CandidateArguments, Cost, build_candidate, candidate_cost, parse_candidate
+from dicenas.ops import (
+    CandidateArguments,
+    ConvNormAct,
+    Cost,
+    build_candidate,
+    candidate_cost,
+    conv_norm_act_cost,
+    parse_candidate,
+)
 from dicenas.spelling import did_you_mean
 
 __all__ = [
@@ -165,6 +173,21 @@ class Backbone(ABC):
     def _op_cost(self, block: BlockSpec) -> Cost:
         assert block.op is not None
         return candidate_cost(block.op, self.op_arguments(block))
+
+    def _build_entry(self, block: BlockSpec, in_channels: int, out_channels: int) -> nn.Module:
+        """Build the first point-wise convolution of a block, or what its op puts in its place."""
+        assert block.op is not None
+        entry = parse_candidate(block.op)[0].entry
+        if entry is not None:
+            return entry.build(in_channels, out_channels, block.in_size, self.activation)
+        return ConvNormAct(in_channels, out_channels, 1, activation=self.activation)
+
+    def _entry_cost(self, block: BlockSpec, in_channels: int, out_channels: int) -> Cost:
+        assert block.op is not None
+        entry = parse_candidate(block.op)[0].entry
+        if entry is not None:
+            return entry.cost(in_channels, out_channels, block.in_size, self.activation)
+        return conv_norm_act_cost(in_channels, out_channels, 1, block.in_size, activation=self.activation)
 
 
 _BACKBONES: dict[str, Backbone] = {}

@@ -150,7 +150,14 @@ class MobileNetV2(Backbone):
         in_channels = block.in_channels if block.op == "skip" else block.hidden_channels
         kernel_size = parse_candidate(block.op)[1] if block.op else 1
         return CandidateArguments(
-            in_channels, block.out_channels, block.stride, block.size, kernel_size, self.activation, False
+            in_channels,
+            block.out_channels,
+            block.stride,
+            block.size,
+            kernel_size,
+            self.activation,
+            False,
+            block.in_size,
         )
 
     def build_block(self, block: BlockSpec) -> nn.Module:

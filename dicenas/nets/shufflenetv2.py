@@ -176,7 +176,9 @@ class ShuffleNetV2(Backbone):
         if block.kind == "unit":
             channels = block.out_channels - round(block.in_channels / 2)
         kernel_size = parse_candidate(block.op)[1] if block.op else 1
-        return CandidateArguments(channels, channels, block.stride, block.size, kernel_size, self.activation, True)
+        return CandidateArguments(
+            channels, channels, block.stride, block.size, kernel_size, self.activation, True, block.in_size
+        )
 
     def build_block(self, block: BlockSpec) -> nn.Module:
         if block.kind == "stem_imagenet":

@@ -7,6 +7,7 @@ from dicenas.ops.layers import ChannelShuffle, ConvNormAct, SqueezeExcitation, m
 from dicenas.ops.registry import (
     CandidateArguments,
     Downsample,
+    Entry,
     OpInfo,
     build_candidate,
     build_op,
@@ -30,6 +31,7 @@ __all__ = [
     "DimConv",
     "DimFuse",
     "Downsample",
+    "Entry",
     "OpInfo",
     "SeparableConv",
     "SqueezeExcitation",

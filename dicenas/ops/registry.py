@@ -21,6 +21,7 @@ from dicenas.spelling import did_you_mean
 __all__ = [
     "CandidateArguments",
     "Downsample",
+    "Entry",
     "OpInfo",
     "build_candidate",
     "build_op",
@@ -45,6 +46,7 @@ class CandidateArguments:
         kernel_size: One of the op's kernel sizes; 1 for an op without.
         activation: Name of the activation.
         final_activation: Whether the output is activated.
+        in_size: ``(H, W)`` of the input; by default ``stride * size``. An odd input of a strided op is one smaller.
     """
 
     in_channels: int
@@ -54,6 +56,11 @@ class CandidateArguments:
     kernel_size: int
     activation: str
     final_activation: bool
+    in_size: tuple[int, int] = (0, 0)
+
+    def __post_init__(self) -> None:
+        if self.in_size == (0, 0):
+            object.__setattr__(self, "in_size", (self.stride * self.size[0], self.stride * self.size[1]))
 
 
 class OpFactory(Protocol):
@@ -93,6 +100,22 @@ class Downsample:
 
 
 @dataclass(frozen=True)
+class Entry:
+    """What an op puts in place of the first point-wise convolution of the block that it stands in.
+
+    DiCENet's Table 3 replaces that layer too: ``DimFuse + DimConv + DimFuse``.
+
+    Attributes:
+        build: ``(in_channels, out_channels, size, activation)`` to a module that maps ``(N, in_channels, H, W)`` to
+            ``(N, out_channels, H, W)``, activated.
+        cost: The closed form of the same arguments.
+    """
+
+    build: Callable[[int, int, tuple[int, int], str], nn.Module]
+    cost: Callable[[int, int, tuple[int, int], str], Cost]
+
+
+@dataclass(frozen=True)
 class OpInfo:
     """What the registry knows of an op; see :func:`register_op`."""
 
@@ -103,6 +126,7 @@ class OpInfo:
     cost: CostHook | None
     slice: SliceHook | None
     downsample: Downsample | None
+    entry: Entry | None
     summary: str
 
     @property
@@ -124,6 +148,7 @@ def register_op(
     cost: CostHook | None = None,
     slice: SliceHook | None = None,
     downsample: Downsample | None = None,
+    entry: Entry | None = None,
 ) -> Callable[[Factory], Factory]:
     """Register the decorated factory as the candidate op ``name``.
 
@@ -135,6 +160,7 @@ def register_op(
             distinct set of arguments.
         slice: Gives the op with fewer channels that shares its weights, for weight-sharing networks.
         downsample: A whole down-sampling unit for ShuffleNetV2 backbones.
+        entry: What replaces the first point-wise convolution of blocks that have one.
 
     Raises:
         ValueError: The name is taken or not usable, or a kernel size is even or given twice.
@@ -154,7 +180,7 @@ def register_op(
 
     def register(factory: Factory) -> Factory:
         summary = (factory.__doc__ or "").strip().partition("\n")[0]
-        _REGISTRY[name] = OpInfo(name, factory, sizes, supports, cost, slice, downsample, summary)
+        _REGISTRY[name] = OpInfo(name, factory, sizes, supports, cost, slice, downsample, entry, summary)
         return factory
 
     return register
@@ -272,8 +298,7 @@ def _counted_cost(op: OpInfo, arguments: CandidateArguments) -> Cost:
 
     with torch.device("meta"):
         module = _build(op, arguments).eval()
-        height, width = (side * arguments.stride for side in arguments.size)
-        x = torch.empty(1, arguments.in_channels, height, width)
+        x = torch.empty(1, arguments.in_channels, *arguments.in_size)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         module(x)
     return Cost(counter.get_total_flops() // 2, sum(p.numel() for p in module.parameters()))
