@@ -38,6 +38,7 @@ SEARCH = [
     "torchvision",
 ]
 EXPORT = ["onnx", "onnxruntime", "onnxscript", "timm"]
+PLOTS = ["matplotlib"]
 DEVELOPMENT = [
     "hypothesis",
     "mypy",
@@ -156,7 +157,8 @@ if __name__ == "__main__":
             "search": SEARCH,
             "cost": COST,
             "export": EXPORT,
-            "all": [*SEARCH, *EXPORT],
+            "plots": PLOTS,
+            "all": [*SEARCH, *EXPORT, *PLOTS],
             "dev": DEVELOPMENT,
         },
         entry_points={"console_scripts": ["dicenas = dicenas.cli:main"]},
