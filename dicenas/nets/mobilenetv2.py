@@ -6,11 +6,11 @@ from torch import Tensor, nn
 
 from dicenas.architecture import Architecture
 from dicenas.nets.backbone import Backbone, BlockSpec, Layout, half, register_backbone
+from dicenas.nets.heads import LinearClassifier
 from dicenas.ops import CandidateArguments, ConvNormAct, Cost, conv_cost, conv_norm_act_cost, parse_candidate
 
 __all__ = [
     "InvertedResidual",
-    "LinearClassifier",
     "MobileNetV2",
     "make_divisible",
     "mobilenetv2_architecture",
@@ -61,32 +61,6 @@ class InvertedResidual(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.op(self.expand(x))
         return x + y if self.residual else y
-
-
-class LinearClassifier(nn.Module):
-    """MobileNetV2's head: point-wise convolution, global average pooling, dropout, linear classifier.
-
-    Args:
-        in_channels: Channels of the input ``(N, C, H, W)``.
-        hidden_channels: Channels behind the convolution.
-        num_classes: Classes; the output is ``(N, num_classes)``.
-        dropout: Dropout probability.
-        activation: Name of the activation.
-    """
-
-    def __init__(
-        self, in_channels: int, hidden_channels: int, num_classes: int, dropout: float, activation: str
-    ) -> None:
-        super().__init__()
-        self.conv = ConvNormAct(in_channels, hidden_channels, 1, activation=activation)
-        self.dropout = nn.Dropout(dropout)
-        self.classifier = nn.Linear(hidden_channels, num_classes)
-        nn.init.normal_(self.classifier.weight, std=0.01)
-        nn.init.zeros_(self.classifier.bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.conv(x).mean((2, 3))
-        return self.classifier(self.dropout(x))
 
 
 class MobileNetV2(Backbone):

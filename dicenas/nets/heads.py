@@ -1,0 +1,55 @@
+"""Heads that several backbones share: from the last map to logits."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from dicenas.ops import ConvNormAct
+
+__all__ = ["LinearClassifier", "PooledClassifier"]
+
+
+class LinearClassifier(nn.Module):
+    """The head of MobileNetV2 and ShuffleNetV2: point-wise convolution, global average pooling, dropout, linear layer.
+
+    Args:
+        in_channels: Channels of the input ``(N, C, H, W)``.
+        hidden_channels: Channels behind the convolution.
+        num_classes: Classes; the output is ``(N, num_classes)``.
+        dropout: Dropout probability.
+        activation: Name of the activation.
+    """
+
+    def __init__(
+        self, in_channels: int, hidden_channels: int, num_classes: int, dropout: float, activation: str
+    ) -> None:
+        super().__init__()
+        self.conv = ConvNormAct(in_channels, hidden_channels, 1, activation=activation)
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Linear(hidden_channels, num_classes)
+        nn.init.normal_(self.classifier.weight, std=0.01)
+        nn.init.zeros_(self.classifier.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x).mean((2, 3))
+        return self.classifier(self.dropout(x))
+
+
+class PooledClassifier(nn.Module):
+    """The head of MobileNetV1 and ResNet: global average pooling, dropout, linear layer.
+
+    Args:
+        in_channels: Channels of the input ``(N, C, H, W)``.
+        num_classes: Classes; the output is ``(N, num_classes)``.
+        dropout: Dropout probability.
+    """
+
+    def __init__(self, in_channels: int, num_classes: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Linear(in_channels, num_classes)
+        nn.init.normal_(self.classifier.weight, std=0.01)
+        nn.init.zeros_(self.classifier.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classifier(self.dropout(x.mean((2, 3))))
