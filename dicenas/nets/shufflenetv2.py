@@ -5,6 +5,9 @@ Units as published with DiCENet (arXiv 1906.03516, Figure 4; EdgeNets), after Sh
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -15,6 +18,7 @@ from dicenas.ops import (
     ChannelShuffle,
     ConvNormAct,
     Cost,
+    Downsample,
     SeparableConv,
     conv_cost,
     conv_norm_act_cost,
@@ -81,18 +85,26 @@ class ShuffleUnit(nn.Module):
 
 
 class StridedShuffleUnit(nn.Module):
-    """ShuffleNetV2's down-sampling unit: ``(N, C, H, W)`` to ``(N, 2C, ceil(H / 2), ceil(W / 2))``.
+    """ShuffleNetV2's down-sampling unit: ``(N, C_in, H, W)`` to ``(N, C_out, ceil(H / 2), ceil(W / 2))``.
 
     Args:
-        in_channels: Channels C of the input.
-        op: Module of stride 2 that maps C to C channels, the right branch's behind a point-wise convolution.
+        in_channels: Channels of the input.
+        out_channels: Channels of the output, even; each branch gives half of them.
+        op: Module of stride 2 that keeps ``out_channels / 2`` channels, the right branch's behind a point-wise
+            convolution.
         activation: Name of the activation.
+
+    Raises:
+        ValueError: ``out_channels`` is odd: two branches cannot share them.
     """
 
-    def __init__(self, in_channels: int, op: nn.Module, activation: str = "prelu") -> None:
+    def __init__(self, in_channels: int, out_channels: int, op: nn.Module, activation: str = "prelu") -> None:
         super().__init__()
-        self.left = SeparableConv(in_channels, in_channels, stride=2, activation=activation)
-        self.right = nn.Sequential(ConvNormAct(in_channels, in_channels, 1, activation=activation), op)
+        if out_channels % 2:
+            raise ValueError(f"out_channels {out_channels} is odd; two branches need an even number")
+        channels = out_channels // 2
+        self.left = SeparableConv(in_channels, channels, stride=2, activation=activation)
+        self.right = nn.Sequential(ConvNormAct(in_channels, channels, 1, activation=activation), op)
         self.shuffle = ChannelShuffle(2)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -140,22 +152,24 @@ class ShuffleNetV2(Backbone):
     skip_removes_block = False
     widths = (0.5, 0.75, 1.0)
     depths = ((1, 2, 3), (3, 5, 7), (1, 2, 3))
+    channels: ClassVar[Mapping[float, tuple[int, ...]]] = CHANNELS
 
     def check_width(self, width: float) -> None:
-        if width not in CHANNELS:
-            known = ", ".join(map(str, CHANNELS))
+        if width not in self.channels:
+            known = ", ".join(map(str, self.channels))
             raise ValueError(f"{self.name} has no width {width}; published widths: {known}")
 
     def layout(self, architecture: Architecture) -> Layout:
-        stem_channels, channels, *stage_channels, head_channels = CHANNELS[architecture.width]
+        stem_channels, channels, *stage_channels, head_channels = self.channels[architecture.width]
         image = architecture.image_size
         stride, size = (4, half(half(image))) if architecture.stem == "imagenet" else (1, image)
         stem = BlockSpec(f"stem_{architecture.stem}", architecture.in_channels, stem_channels, image, size, stride)
         stages = []
         for ops, out_channels in zip(architecture.stages, stage_channels, strict=True):
             in_size, size = size, half(size)
-            blocks = [BlockSpec("strided_unit", channels, 2 * channels, in_size, size, stride=2, op=ops[0])]
-            channels = 2 * channels
+            strided = self._strided_channels(channels, out_channels)
+            blocks = [BlockSpec("strided_unit", channels, strided, in_size, size, stride=2, op=ops[0])]
+            channels = strided
             for op in ops[1:]:
                 blocks.append(BlockSpec("unit", channels, out_channels, size, size, op=op))
                 channels = out_channels
@@ -167,12 +181,25 @@ class ShuffleNetV2(Backbone):
             size,
             size,
             hidden_channels=head_channels,
-            dropout=0.2 if architecture.width > 1 else 0.1,
+            dropout=self._dropout(architecture.width),
         )
         return Layout(stem, tuple(stages), head)
 
+    def _strided_channels(self, in_channels: int, stage_channels: int) -> int:
+        """Return what a stage's down-sampling unit gives."""
+        return 2 * in_channels
+
+    def _dropout(self, width: float) -> float:
+        """Return the dropout of the head at a width."""
+        return 0.2 if width > 1 else 0.1
+
+    def _downsample(self, block: BlockSpec) -> Downsample | None:
+        """Return the whole down-sampling unit that the op of a block brings, where the family takes it."""
+        assert block.op is not None
+        return parse_candidate(block.op)[0].downsample
+
     def op_arguments(self, block: BlockSpec) -> CandidateArguments:
-        channels = block.in_channels
+        channels = block.out_channels // 2
         if block.kind == "unit":
             channels = block.out_channels - round(block.in_channels / 2)
         kernel_size = parse_candidate(block.op)[1] if block.op else 1
@@ -187,24 +214,22 @@ class ShuffleNetV2(Backbone):
         if block.kind == "stem_small":
             return nn.Sequential(ConvNormAct(block.in_channels, block.out_channels, 3, activation=self.activation))
         if block.kind == "head":
-            return GroupedClassifier(block.in_channels, block.hidden_channels, block.out_channels, block.dropout)
+            return self._build_head(block)
         assert block.op is not None
         if block.kind == "unit":
             op = self._build_op(block, final_activation=True)
             return ShuffleUnit(block.in_channels, block.out_channels, op, self.activation)
-        info, kernel_size = parse_candidate(block.op)
-        if info.downsample is not None:
-            return info.downsample.build(block.in_channels, block.size, kernel_size, self.activation)
+        if (unit := self._downsample(block)) is not None:
+            return unit.build(block.in_channels, block.size, parse_candidate(block.op)[1], self.activation)
         op = self._build_op(block, final_activation=True)
-        return StridedShuffleUnit(block.in_channels, op, self.activation)
+        return StridedShuffleUnit(block.in_channels, block.out_channels, op, self.activation)
 
     def block_cost(self, block: BlockSpec) -> Cost:
         if block.kind.startswith("stem"):
             size = half(block.in_size) if block.kind == "stem_imagenet" else block.size
             return conv_norm_act_cost(block.in_channels, block.out_channels, 3, size, activation=self.activation)
         if block.kind == "head":
-            expand = conv_cost(block.in_channels, block.hidden_channels, 1, (1, 1), groups=_HEAD_GROUPS)
-            return expand + conv_cost(block.hidden_channels, block.out_channels, 1, (1, 1), bias=True)
+            return self._head_cost(block)
         assert block.op is not None
         if block.kind == "unit":
             passed = round(block.in_channels / 2)
@@ -216,13 +241,19 @@ class ShuffleNetV2(Backbone):
                 activation=self.activation,
             )
             return pointwise + self._op_cost(block)
-        info, kernel_size = parse_candidate(block.op)
-        channels = block.in_channels
-        if info.downsample is not None:
-            return info.downsample.cost(channels, block.size, kernel_size, self.activation)
-        left = separable_cost(CandidateArguments(channels, channels, 2, block.size, 3, self.activation, True))
-        pointwise = conv_norm_act_cost(channels, channels, 1, block.in_size, activation=self.activation)
+        if (unit := self._downsample(block)) is not None:
+            return unit.cost(block.in_channels, block.size, parse_candidate(block.op)[1], self.activation)
+        channels = block.out_channels // 2
+        left = separable_cost(CandidateArguments(block.in_channels, channels, 2, block.size, 3, self.activation, True))
+        pointwise = conv_norm_act_cost(block.in_channels, channels, 1, block.in_size, activation=self.activation)
         return left + pointwise + self._op_cost(block)
+
+    def _build_head(self, block: BlockSpec) -> nn.Module:
+        return GroupedClassifier(block.in_channels, block.hidden_channels, block.out_channels, block.dropout)
+
+    def _head_cost(self, block: BlockSpec) -> Cost:
+        expand = conv_cost(block.in_channels, block.hidden_channels, 1, (1, 1), groups=_HEAD_GROUPS)
+        return expand + conv_cost(block.hidden_channels, block.out_channels, 1, (1, 1), bias=True)
 
 
 register_backbone(ShuffleNetV2())

@@ -161,7 +161,7 @@ def test_batch_counters_may_be_missing(unit: DiCE, state: dict[str, Tensor]) -> 
     [
         nn.Conv2d(3, 3, 1),
         ShuffleUnit(8, 8, build_op("separable", 4, 4, size=(4, 4))),
-        StridedShuffleUnit(8, build_op("separable", 8, 8, stride=2, size=(4, 4))),
+        StridedShuffleUnit(8, 16, build_op("separable", 8, 8, stride=2, size=(4, 4))),
         build(mobilenetv2_architecture(0.5, image_size=32)),
         build(dicenet_architecture(0.1, image_size=32).replace(stages=(("separable_k3",) * 2,) * 3)),
     ],

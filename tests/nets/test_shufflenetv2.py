@@ -27,12 +27,14 @@ def test_half_of_the_channels_passes(in_channels: int, out_channels: int, passed
 def test_odd_outputs_cannot_be_shuffled() -> None:
     with pytest.raises(ValueError, match="out_channels 9 is odd"):
         ShuffleUnit(8, 9, nn.Identity())
+    with pytest.raises(ValueError, match="out_channels 9 is odd"):
+        StridedShuffleUnit(4, 9, nn.Identity())
 
 
 def test_strided_unit() -> None:
     op = build_op("separable", 6, 6, stride=2, size=(4, 5))
-    unit = StridedShuffleUnit(6, op).eval()
-    assert unit(torch.randn(2, 6, 7, 10)).shape == (2, 12, 4, 5)
+    unit = StridedShuffleUnit(4, 12, op).eval()
+    assert unit(torch.randn(2, 4, 7, 10)).shape == (2, 12, 4, 5)
 
 
 def test_dice_brings_its_own_strided_unit() -> None:
