@@ -14,6 +14,7 @@ from dicenas.nets.backbone import (
 )
 from dicenas.nets.fuse import FusedDiCE, fuse_for_inference
 from dicenas.nets.mobilenetv2 import InvertedResidual, MobileNetV2, mobilenetv2_architecture
+from dicenas.nets.segmentation import SegmentationNetwork, dicenet_segmentation
 from dicenas.nets.shufflenetv2 import (
     ShuffleNetV2,
     ShuffleUnit,
@@ -31,6 +32,7 @@ __all__ = [
     "Layout",
     "MobileNetV2",
     "Network",
+    "SegmentationNetwork",
     "ShuffleNetV2",
     "ShuffleUnit",
     "StridedShuffleUnit",
@@ -38,6 +40,7 @@ __all__ = [
     "build",
     "dicenet",
     "dicenet_architecture",
+    "dicenet_segmentation",
     "edgenets",
     "fuse_for_inference",
     "get_backbone",

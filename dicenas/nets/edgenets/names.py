@@ -1,57 +1,19 @@
-"""Reads the weights published with DiCENet: the ``state_dict`` of EdgeNets modules into ours.
-
-The two differ in names alone; every tensor keeps its shape.
-"""
+"""Names of tensors: those of EdgeNets' modules beside ours. The two differ in names alone; every shape is the same."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dicenas.nets.backbone import Network
+from dicenas.nets.segmentation import EfficientPWConv, EfficientPyramidPool, SegmentationNetwork
 from dicenas.nets.shufflenetv2 import GroupedClassifier, ShuffleUnit
 from dicenas.ops import ConvNormAct, DiCE, StridedDiCE
 
-__all__ = ["load_state_dict", "upstream_keys"]
+__all__ = ["upstream_keys"]
 
 _Pairs = Iterator[tuple[str, str]]
-
-
-def load_state_dict(module: nn.Module, upstream_state_dict: Mapping[str, Tensor]) -> None:
-    """Fill ``module`` with the weights of its EdgeNets counterpart.
-
-    Args:
-        module: A :class:`~dicenas.ops.DiCE`, :class:`~dicenas.ops.StridedDiCE`, ShuffleNetV2 unit with a DiCE unit
-            in it, or DiCENet.
-        upstream_state_dict: The counterpart's ``state_dict``.
-
-    Raises:
-        TypeError: EdgeNets has no counterpart of the module.
-        ValueError: Keys are missing, unknown or of another shape; the message names them, and the module keeps its
-            weights.
-    """
-    keys = upstream_keys(module)
-    own = module.state_dict()
-    problems = []
-    if missing := [key for key in keys.values() if key not in upstream_state_dict]:
-        # torch before 0.4.1 did not save the counter, and nothing depends on it.
-        missing = [key for key in missing if not key.endswith("num_batches_tracked")]
-        problems += [f"missing key {key}" for key in missing]
-    known = set(keys.values())
-    problems += [f"unknown key {key}" for key in upstream_state_dict if key not in known]
-    for name, key in keys.items():
-        if key in upstream_state_dict and upstream_state_dict[key].shape != own[name].shape:
-            given, expected = tuple(upstream_state_dict[key].shape), tuple(own[name].shape)
-            problems.append(f"{key} has shape {given}, expected {expected}")
-    if problems:
-        shown = "; ".join(problems[:10]) + (f"; and {len(problems) - 10} more" if len(problems) > 10 else "")
-        raise ValueError(f"these are not the weights of this {type(module).__name__}: {shown}")
-    with torch.no_grad():
-        for name, key in keys.items():
-            if key in upstream_state_dict:
-                own[name].copy_(upstream_state_dict[key])
 
 
 def upstream_keys(module: nn.Module) -> dict[str, str]:
@@ -112,13 +74,42 @@ def _network(module: Network, own: str, theirs: str) -> _Pairs:
     head = module.head
     if not isinstance(head, GroupedClassifier) or not isinstance(module.stem, nn.Sequential):
         raise TypeError(f"EdgeNets has no counterpart of a {module.architecture.backbone} network")
-    yield from _pairs(module.stem[0], f"{own}stem.0.", f"{theirs}level1.")
-    for number, stage in enumerate(module.stages):
-        assert isinstance(stage, nn.Sequential)
-        for position, unit in enumerate(stage):
-            yield from _pairs(unit, f"{own}stages.{number}.{position}.", f"{theirs}level{number + 3}.{position}.")
+    yield from _encoder(module.stem, module.stages, own, theirs)
     yield f"{own}head.expand.weight", f"{theirs}classifier.0.weight"
     yield from _tensors(head.classifier, f"{own}head.classifier.", f"{theirs}classifier.2.")
+
+
+def _encoder(stem: nn.Module, stages: nn.Module, own: str, theirs: str) -> _Pairs:
+    conv, _ = stem.children()
+    yield from _pairs(conv, f"{own}stem.0.", f"{theirs}level1.")
+    for number, stage in enumerate(stages.children()):
+        for position, unit in enumerate(stage.children()):
+            yield from _pairs(unit, f"{own}stages.{number}.{position}.", f"{theirs}level{number + 3}.{position}.")
+
+
+def _efficient_pw_conv(module: EfficientPWConv, own: str, theirs: str) -> _Pairs:
+    yield f"{own}gate.weight", f"{theirs}wt_layer.1.weight"
+    yield from _conv_norm_act(module.conv, f"{own}conv.", f"{theirs}expansion_layer.")
+
+
+def _pyramid_pool(module: EfficientPyramidPool, own: str, theirs: str) -> _Pairs:
+    yield from _conv_norm_act(module.project, f"{own}project.", f"{theirs}projection_layer.")
+    yield from _tensors(module.branches, f"{own}branches.", f"{theirs}stages.")
+    yield from _tensors(module.norm, f"{own}norm.", f"{theirs}merge_layer.0.br.0.")
+    yield from _tensors(module.act, f"{own}act.", f"{theirs}merge_layer.0.br.1.")
+    yield from _conv_norm_act(module.merge, f"{own}merge.", f"{theirs}merge_layer.2.")
+    yield from _tensors(module.expand, f"{own}expand.", f"{theirs}merge_layer.3.")
+    yield from _tensors(module.final, f"{own}final.", f"{theirs}br.br.")
+
+
+def _segmentation(module: SegmentationNetwork, own: str, theirs: str) -> _Pairs:
+    yield from _encoder(module.stem, module.stages, own, f"{theirs}base_net.")
+    yield from _pairs(module.bottom, f"{own}bottom.", f"{theirs}eff_pool_16x16.")
+    # EdgeNets calls the decoder's modules by the sizes of their maps for an image of 256 x 256.
+    for number, size in enumerate(("32x32", "64x64", "128x128")):
+        yield from _pairs(module.laterals[number], f"{own}laterals.{number}.", f"{theirs}proj_enc_{size}.")
+        yield from _tensors(module.merges[number], f"{own}merges.{number}.", f"{theirs}bu_br_{size}.")
+        yield from _pairs(module.pyramids[number], f"{own}pyramids.{number}.", f"{theirs}eff_pool_{size}.")
 
 
 _PAIRS: dict[type[nn.Module], Callable[..., _Pairs]] = {
@@ -127,4 +118,7 @@ _PAIRS: dict[type[nn.Module], Callable[..., _Pairs]] = {
     StridedDiCE: _strided_dice,
     ShuffleUnit: _shuffle_unit,
     Network: _network,
+    EfficientPWConv: _efficient_pw_conv,
+    EfficientPyramidPool: _pyramid_pool,
+    SegmentationNetwork: _segmentation,
 }
