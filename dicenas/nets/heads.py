@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from dicenas.ops import ConvNormAct
+from dicenas.ops import ConvNormAct, Cost, conv_cost, conv_norm_act_cost
 
-__all__ = ["LinearClassifier", "PooledClassifier"]
+__all__ = ["LinearClassifier", "PooledClassifier", "linear_classifier_cost", "pooled_classifier_cost"]
 
 
 class LinearClassifier(nn.Module):
@@ -35,6 +35,14 @@ class LinearClassifier(nn.Module):
         return self.classifier(self.dropout(x))
 
 
+def linear_classifier_cost(
+    in_channels: int, hidden_channels: int, num_classes: int, size: tuple[int, int], activation: str
+) -> Cost:
+    """Return the cost of :class:`LinearClassifier` on a map of ``size`` = (H, W)."""
+    conv = conv_norm_act_cost(in_channels, hidden_channels, 1, size, activation=activation)
+    return conv + pooled_classifier_cost(hidden_channels, num_classes)
+
+
 class PooledClassifier(nn.Module):
     """The head of MobileNetV1 and ResNet: global average pooling, dropout, linear layer.
 
@@ -53,3 +61,8 @@ class PooledClassifier(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.classifier(self.dropout(x.mean((2, 3))))
+
+
+def pooled_classifier_cost(in_channels: int, num_classes: int) -> Cost:
+    """Return the cost of :class:`PooledClassifier`."""
+    return conv_cost(in_channels, num_classes, 1, (1, 1), bias=True)

@@ -6,8 +6,8 @@ from torch import Tensor, nn
 
 from dicenas.architecture import Architecture
 from dicenas.nets.backbone import Backbone, BlockSpec, Layout, half, register_backbone
-from dicenas.nets.heads import LinearClassifier
-from dicenas.ops import CandidateArguments, ConvNormAct, Cost, conv_cost, conv_norm_act_cost, parse_candidate
+from dicenas.nets.heads import LinearClassifier, linear_classifier_cost
+from dicenas.ops import CandidateArguments, ConvNormAct, Cost, conv_norm_act_cost, parse_candidate
 
 __all__ = [
     "InvertedResidual",
@@ -120,8 +120,9 @@ class MobileNetV2(Backbone):
         return Layout(stem, tuple(stages), head)
 
     def op_arguments(self, block: BlockSpec) -> CandidateArguments:
-        # `skip` stands for the whole block, any other op for what follows the expansion.
-        in_channels = block.in_channels if block.op == "skip" else block.hidden_channels
+        # An identity stands for the whole block, any other op for what follows the expansion.
+        left_out = block.op is not None and self.is_left_out(block.op)
+        in_channels = block.in_channels if left_out else block.hidden_channels
         kernel_size = parse_candidate(block.op)[1] if block.op else 1
         return CandidateArguments(
             in_channels,
@@ -152,10 +153,9 @@ class MobileNetV2(Backbone):
         if block.kind == "stem":
             return conv_norm_act_cost(block.in_channels, block.out_channels, 3, block.size, activation=self.activation)
         if block.kind == "head":
-            conv = conv_norm_act_cost(
-                block.in_channels, block.hidden_channels, 1, block.size, activation=self.activation
+            return linear_classifier_cost(
+                block.in_channels, block.hidden_channels, block.out_channels, block.size, self.activation
             )
-            return conv + conv_cost(block.hidden_channels, block.out_channels, 1, (1, 1), bias=True)
         if block.op == "skip" or block.hidden_channels == block.in_channels:
             return self._op_cost(block)
         expand = conv_norm_act_cost(
