@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
@@ -11,7 +12,15 @@ from torch import Tensor, nn
 
 from dicenas.ops import DimConv
 
-__all__ = ["MacsRule", "UncountedModuleError", "count_macs", "count_params", "register_macs_rule"]
+__all__ = [
+    "CountedModule",
+    "MacsRule",
+    "UncountedModuleError",
+    "count_macs",
+    "count_modules",
+    "count_params",
+    "register_macs_rule",
+]
 
 #: Multiply-adds of one call of a module, from the module, its positional inputs and its output.
 MacsRule: TypeAlias = Callable[[Any, tuple[Any, ...], Any], int]
@@ -22,6 +31,23 @@ _Hook: TypeAlias = Callable[[Any, tuple[Any, ...], Any], None]
 
 class UncountedModuleError(ValueError):
     """A module has parameters of its own that no rule counts."""
+
+
+@dataclass(frozen=True)
+class CountedModule:
+    """A module that a rule counts, and what it counted in a forward pass.
+
+    Attributes:
+        name: Name in the network; empty for the network itself.
+        module: A copy of the module, on the device of the network.
+        macs: Multiply-adds for the whole batch, of all its calls.
+        out_shape: Shape of the output of its last call; empty where that is no tensor.
+    """
+
+    name: str
+    module: nn.Module
+    macs: int
+    out_shape: tuple[int, ...]
 
 
 def _nothing(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> int:
@@ -77,30 +103,46 @@ def count_macs(module: nn.Module, input_size: tuple[int, ...], *, batch: int = 1
         UncountedModuleError: A module has parameters that no rule counts.
         ImportError: thop is not installed.
     """
+    return sum(counted.macs for counted in count_modules(module, input_size, batch=batch))
+
+
+def count_modules(module: nn.Module, input_size: tuple[int, ...], *, batch: int = 1) -> list[CountedModule]:
+    """Count the multiply-adds of a forward pass module by module; arguments and errors as :func:`count_macs`.
+
+    Returns:
+        The outermost modules that a rule counts, norms and activations with nothing, in the order of
+        ``module.named_modules()``; none of them holds another.
+    """
     try:
         from thop.profile import register_hooks as thop_hooks
     except ImportError as error:
         raise ImportError("counting multiply-adds needs thop: pip install 'dicenas[cost]'") from error
 
-    counted = copy.deepcopy(module).eval()  # the rules leave their sums in the modules
-    units: list[Any] = []
+    twin = copy.deepcopy(module).eval()  # the rules leave their sums in the modules
+    units: list[tuple[str, Any]] = []
     uncounted: list[str] = []
-    for name, unit, hook in _units(counted, "", thop_hooks, set()):
+    out_shapes: dict[nn.Module, tuple[int, ...]] = {}
+
+    def note_shape(unit: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        out_shapes[unit] = tuple(output.shape) if isinstance(output, Tensor) else ()
+
+    for name, unit, hook in _units(twin, "", thop_hooks, set()):
         if hook is None:
             uncounted.append(f"{name or 'the module itself'} ({type(unit).__name__})")
         else:
-            unit.total_ops = torch.zeros(1, dtype=torch.float64)
+            unit.total_ops = torch.zeros(1, dtype=torch.float64, device="cpu")
             unit.register_forward_hook(hook)
-            units.append(unit)
+            unit.register_forward_hook(note_shape)
+            units.append((name, unit))
     if uncounted:
         raise UncountedModuleError(
             f"no rule counts the parameters of {', '.join(uncounted)}; "
             "register one with dicenas.cost.register_macs_rule"
         )
-    parameter = next(counted.parameters(), torch.empty(0))
+    parameter = next(twin.parameters(), torch.empty(0))
     with torch.no_grad():
-        counted(torch.zeros(batch, *input_size, device=parameter.device, dtype=parameter.dtype))
-    return sum(round(unit.total_ops.item()) for unit in units)
+        twin(torch.zeros(batch, *input_size, device=parameter.device, dtype=parameter.dtype))
+    return [CountedModule(name, unit, round(unit.total_ops.item()), out_shapes.get(unit, ())) for name, unit in units]
 
 
 def count_params(module: nn.Module, *, trainable_only: bool = False) -> int:
