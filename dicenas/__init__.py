@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dicenas.architecture import Architecture as Architecture
+    from dicenas.convert import convert as convert
     from dicenas.nets import build as build
     from dicenas.nets import fuse_for_inference as fuse_for_inference
     from dicenas.search import search as search
@@ -24,11 +25,15 @@ _EXPORTS = {
     "Architecture": "dicenas.architecture",
     "SpaceSpec": "dicenas.space",
     "build": "dicenas.nets",
+    "convert": "dicenas.convert",
     "fuse_for_inference": "dicenas.nets",
     "search": "dicenas.search",
 }
 
 __all__ = ["__version__", *_EXPORTS]
+
+#: Functions whose module has their name.
+_FUNCTIONS = ("convert", "search")
 
 # Started in a checkout, Python finds this folder, whether or not the package is installed; its subpackages
 # search_spaces and strategies then stand beside it, not in it.
@@ -38,13 +43,16 @@ if (_ROOT / "setup.py").is_file() and (_ROOT / "search_spaces").is_dir():
 
 
 class _Package(ModuleType):
-    """The type of this package, in which ``dicenas.search`` is the function whatever is imported first."""
+    """The type of this package, in which ``dicenas.search`` is the function whatever is imported first.
+
+    The same holds for ``dicenas.convert``.
+    """
 
     def __setattr__(self, name: str, value: Any) -> None:
         # The import system binds a submodule to its package when it is first imported: `from dicenas.search import
         # SearchResult` would replace the function by the module.
-        if name == "search" and isinstance(value, ModuleType):
-            value = value.search
+        if name in _FUNCTIONS and isinstance(value, ModuleType):
+            value = getattr(value, name)
         super().__setattr__(name, value)
 
 
