@@ -1,25 +1,16 @@
 // Runs the CUDA kernels on the host: one fiber for each thread of a block, which changes at barriers only. It finds
-// barriers that not all threads reach, reads of shared memory that nobody wrote (it begins as NaN), results that
-// depend on the order of the threads, and, built with -fsanitize=address, accesses outside any buffer.
+// barriers that not all threads reach, reads of shared memory that nobody wrote (it begins as NaN), and results that
+// depend on the order of the threads. The kernels stand in a file of their own: compiled with -fsanitize=address they
+// show accesses outside any buffer, and with -fsanitize=thread races.cpp sees each access.
+#include "emulation.h"
+
 #include <algorithm>
-#include <cmath>
 #include <cstdint>
-#include <cstdio>
-#include <cstdlib>
-#include <cstring>
-#include <map>
 #include <random>
-#include <string>
 #include <vector>
 #include <ucontext.h>
 
-#define DICENAS_EMULATION
-#define __device__
-#define __forceinline__ inline
-
-struct Index {
-  unsigned x, y, z;
-};
+#include "races.h"
 
 namespace emulation {
 
@@ -31,9 +22,17 @@ struct Fiber {
 
 Index thread, block, grid_size, block_size;
 float* shared;
-std::vector<Fiber> fibers;
-ucontext_t scheduler;
-unsigned current;
+
+static std::vector<Fiber> fibers;
+static ucontext_t scheduler;
+static unsigned current;
+static Kernel kernel;
+static const Arguments* arguments;
+
+std::map<std::string, Kernel>& kernels() {
+  static std::map<std::string, Kernel> all;
+  return all;
+}
 
 float half_to_float(unsigned short bits) {
   const int exponent = bits >> 10 & 31, fraction = bits & 1023;
@@ -56,56 +55,46 @@ unsigned short float_to_half(float v) {
 
 void barrier() { swapcontext(&fibers[current].context, &scheduler); }
 
-}  // namespace emulation
-
-#define threadIdx emulation::thread
-#define blockIdx emulation::block
-#define blockDim emulation::block_size
-#define gridDim emulation::grid_size
-#define __syncthreads emulation::barrier
-#define DICENAS_SHARED(name) float* const name = emulation::shared
-
-inline float __uint_as_float(unsigned bits) {
-  float v;
-  memcpy(&v, &bits, 4);
-  return v;
-}
-inline unsigned __float_as_uint(float v) {
-  unsigned bits;
-  memcpy(&bits, &v, 4);
-  return bits;
-}
-
-struct Arguments;
-using Kernel = void (*)(const Arguments&);
-static std::map<std::string, Kernel>& kernels() {
-  static std::map<std::string, Kernel> all;
-  return all;
-}
-struct Registration {
-  Registration(const char* name, Kernel kernel) { kernels()[name] = kernel; }
-};
-#define DICENAS_KERNEL(name)                               \
-  static void name(const Arguments& a);                    \
-  static const Registration registered_##name(#name, name); \
-  static void name(const Arguments& a)
-
-#include KERNELS
-
-namespace emulation {
-
-Kernel kernel;
-const Arguments* arguments;
-
-void enter() {
+static void enter() {
   kernel(*arguments);
   fibers[current].done = true;
+}
+
+// Runs the threads of a block from barrier to barrier; whether all reach each.
+static bool run_block(std::vector<unsigned>& sequence, bool shuffle, std::mt19937& random) {
+  const unsigned threads = block_size.x;
+  for (unsigned i = 0; i < threads; ++i) {
+    Fiber& fiber = fibers[i];
+    fiber.stack.resize(16 * 1024);
+    fiber.done = false;
+    getcontext(&fiber.context);
+    fiber.context.uc_stack.ss_sp = fiber.stack.data();
+    fiber.context.uc_stack.ss_size = fiber.stack.size();
+    fiber.context.uc_link = &scheduler;
+    makecontext(&fiber.context, enter, 0);
+  }
+  for (unsigned interval = 0, done = 0; done < threads; ++interval) {
+    if (shuffle) std::shuffle(sequence.begin(), sequence.end(), random);
+    done = 0;
+    for (unsigned i : sequence) {
+      Fiber& fiber = fibers[i];
+      if (fiber.done) return false;
+      current = i;
+      thread = {i, 0, 0};
+      races::enter(i, interval, fiber.stack.data(), fiber.stack.size());
+      swapcontext(&scheduler, &fiber.context);
+      races::leave();
+      done += fiber.done;
+    }
+    if (done && done < threads) return false;
+  }
+  return true;
 }
 
 }  // namespace emulation
 
 // Runs a kernel; `order` is 0 (threads ascending), 1 (descending) or the seed of random orders. Returns 0, or 1 for an
-// unknown kernel, 2 for a launch that a device refuses, 3 for a barrier that some threads did not reach.
+// unknown kernel, 2 for a launch that a device refuses, 3 for a barrier that some threads did not reach, 4 for a race.
 extern "C" int emulate(const char* name, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned threads,
                        unsigned shared_bytes, const Arguments* arguments, unsigned order) {
   using namespace emulation;
@@ -122,32 +111,23 @@ extern "C" int emulate(const char* name, unsigned grid_x, unsigned grid_y, unsig
   std::vector<unsigned> sequence(threads);
   for (unsigned i = 0; i < threads; ++i) sequence[i] = order == 1 ? threads - 1 - i : i;
   std::mt19937 random(order);
+  races::begin_launch();
   for (block.z = 0; block.z < grid_z; ++block.z)
     for (block.y = 0; block.y < grid_y; ++block.y)
       for (block.x = 0; block.x < grid_x; ++block.x) {
         std::vector<float> memory(shared_bytes / 4, NAN);
         shared = memory.data();
-        for (Fiber& fiber : fibers) {
-          fiber.stack.resize(64 * 1024);
-          fiber.done = false;
-          getcontext(&fiber.context);
-          fiber.context.uc_stack.ss_sp = fiber.stack.data();
-          fiber.context.uc_stack.ss_size = fiber.stack.size();
-          fiber.context.uc_link = &scheduler;
-          makecontext(&fiber.context, enter, 0);
-        }
-        for (unsigned done = 0; done < threads;) {
-          if (order > 1) std::shuffle(sequence.begin(), sequence.end(), random);
-          done = 0;
-          for (unsigned i : sequence) {
-            if (fibers[i].done) return 3;
-            current = i;
-            thread = {i, 0, 0};
-            swapcontext(&scheduler, &fibers[i].context);
-            done += fibers[i].done;
-          }
-          if (done && done < threads) return 3;
-        }
+        races::begin_block(shared, shared_bytes);
+        if (!run_block(sequence, order > 1, random)) return 3;
+        if (races::found()) return 4;
       }
   return 0;
+}
+
+// The names of the kernels, in lines.
+extern "C" const char* kernel_names() {
+  static std::string names;
+  if (names.empty())
+    for (const auto& kernel : emulation::kernels()) names += kernel.first + "\n";
+  return names.c_str();
 }

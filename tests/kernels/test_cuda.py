@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,21 +16,21 @@ from torch import Tensor
 
 from dicenas.ops import dim_conv_reference
 from dicenas.ops.kernels import build, launches, nvrtc
-from tests.kernels.emulation import EmulationError, EmulationLauncher, compile_emulation, kernels_file
+from tests.kernels.emulation import RACES, EmulationError, EmulationLauncher, compile_emulation, kernels_file
 from tests.kernels.test_cpu import TOLERANCE, arguments, assert_close, reference_in_double
 
-SHAPES = [(1, 1, 1, 1), (3, 10, 7, 7), (2, 5, 13, 9), (1, 12, 28, 28), (1, 3, 40, 33), (0, 4, 5, 6)]
-SANITIZER = ("-fsanitize=address", "-fno-omit-frame-pointer")
+#: Among them single pixels, several images a block, several chunks of channels, more than 1024 pixels, none.
+SHAPES = [(1, 1, 1, 1), (3, 10, 7, 7), (2, 35, 13, 9), (1, 12, 28, 28), (1, 3, 40, 33), (0, 4, 5, 6)]
 #: Registers that a kernel may take on compute capability 9.0: at most 64 keep half of the threads of a multiprocessor.
 REGISTERS = {
     "dim_conv": 64, "dim_conv_local": 64, "grad_input": 80, "grad_rows_columns": 64, "grad_channels": 64,
 }  # fmt: skip
 
 
-@pytest.fixture(scope="session")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="session", params=[(), RACES], ids=["plain", "races"])
+def library(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("emulation") / "emulation.so"
-    compile_emulation(kernels_file(), output)
+    compile_emulation(kernels_file(), output, *request.param)
     return output
 
 
@@ -41,16 +39,32 @@ def run_all(launcher: EmulationLauncher, tensors: list[Tensor], grad: Tensor) ->
     return [y, *launches.dim_conv_backward(launcher, grad, *tensors, True, True)]
 
 
+def check_all(launcher: EmulationLauncher, shape: tuple[int, ...], kernel_size: int, dtype: torch.dtype) -> None:
+    """Run every kernel of a data type and a kernel size, and compare with double precision."""
+    tensors = arguments(shape, kernel_size, dtype)
+    grad, local = torch.randn(shape[0], 3 * shape[1], *shape[2:]).to(dtype), torch.randn(shape[1], 14)
+    expected, grads = reference_in_double(tensors, grad)
+    for actual, wanted in zip(run_all(launcher, tensors, grad), [expected, *grads], strict=True):
+        assert actual.dtype == dtype
+        assert_close(actual, wanted, TOLERANCE[dtype])
+    fused = launches.dim_conv_local(launcher, *tensors, local)
+    assert fused.dtype == dtype
+    assert_close(fused, fused_reference([t.double() for t in tensors], local.double()), TOLERANCE[dtype])
+
+
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("kernel_size", [3, 5])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_values_and_gradients(shape: tuple[int, ...], kernel_size: int, dtype: torch.dtype, library: Path) -> None:
-    tensors = arguments(shape, kernel_size, dtype)
-    grad = torch.randn(shape[0], 3 * shape[1], *shape[2:]).to(dtype)
-    expected, grads = reference_in_double(tensors, grad)
-    for actual, wanted in zip(run_all(EmulationLauncher(library), tensors, grad), [expected, *grads], strict=True):
-        assert actual.dtype == dtype
-        assert_close(actual, wanted, TOLERANCE[dtype])
+    check_all(EmulationLauncher(library), shape, kernel_size, dtype)
+
+
+def test_every_kernel_is_run(library: Path) -> None:
+    launcher = EmulationLauncher(library)
+    for dtype in TOLERANCE:
+        for kernel_size in (3, 5):
+            check_all(launcher, (2, 5, 4, 3), kernel_size, dtype)
+    assert sorted(set(launcher.launched)) == launcher.kernels() == sorted(launches.KERNELS)
 
 
 @given(
@@ -97,7 +111,7 @@ def test_only_the_wanted_gradients(library: Path) -> None:
 
 @pytest.mark.parametrize("kernel_size", [3, 5])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_fused_inference(shape: tuple[int, ...], kernel_size: int, library: Path) -> None:
+def test_unit_in_inference(shape: tuple[int, ...], kernel_size: int, library: Path) -> None:
     tensors = arguments(shape, kernel_size)
     c = shape[1]
     local, spatial = torch.randn(c, 14), torch.randn(c, 11)
@@ -125,69 +139,11 @@ def unit_reference(x: Tensor, spatial: Tensor, reduce: Tensor, expand: Tensor) -
     return torch.where(y > 0, y, spatial[:, 10, None, None] * y) * gate[..., None, None]
 
 
-@pytest.mark.parametrize(
-    ("before", "after"),
-    [
-        ("  __syncthreads();\n\n  const int size", "\n  const int size"),
-        ("at + i - K / 2 >= 0 && ", ""),
-        ("if (index >= (long long)a.n * size) return;", "if (index > (long long)a.n * size) return;"),
-        ("  __syncthreads();\n  if (threadIdx.x < TAPS)", "  if (threadIdx.x < TAPS)"),
-        ("q < 0 || q >= a.c", "q < 0"),
-        (
-            "    __syncthreads();\n    if ((int)threadIdx.x < half)",
-            "    if ((int)threadIdx.x < half) __syncthreads();\n    if ((int)threadIdx.x < half)",
-        ),
-    ],
-)  # fmt: skip
-@pytest.mark.slow
-def test_planted_bugs_are_found(before: str, after: str, tmp_path: Path) -> None:
-    source = kernels_file().read_text(encoding="utf-8")
-    assert source.count(before) >= 1
-    (tmp_path / "kernels.cuh").write_text(source.replace(before, after), encoding="utf-8")
-    compile_emulation(
-        tmp_path / "kernels.cuh", tmp_path / "emulation.so", "-fsanitize=address", "-fno-omit-frame-pointer"
-    )
-    assert run_under_sanitizer(tmp_path / "emulation.so").returncode != 0
-
-
-@pytest.mark.slow
-def test_no_access_outside_the_buffers(tmp_path: Path) -> None:
-    compile_emulation(kernels_file(), tmp_path / "emulation.so", *SANITIZER)
-    done = run_under_sanitizer(tmp_path / "emulation.so")
-    assert done.returncode == 0, done.stderr[-3000:]
-
-
-def run_under_sanitizer(library: Path) -> subprocess.CompletedProcess[str]:
-    """Check kernels in a process of its own, with address sanitizer around every tensor's memory."""
-    program = f"""
-import torch
-from pathlib import Path
-from tests.kernels.emulation import EmulationLauncher
-from tests.kernels.test_cpu import arguments, assert_close, reference_in_double
-from tests.kernels.test_cuda import run_all
-torch.manual_seed(0)
-for shape in ((1, 1, 1, 1), (2, 5, 7, 7), (1, 4, 9, 13)):
-    for order in (0, 1, 2):
-        tensors = arguments(shape)
-        grad = torch.randn(shape[0], 3 * shape[1], *shape[2:])
-        expected, grads = reference_in_double(tensors, grad)
-        results = run_all(EmulationLauncher(Path({str(library)!r}), order), tensors, grad)
-        for actual, wanted in zip(results, [expected, *grads]):
-            assert_close(actual, wanted, 1e-5)
-"""
-    runtime = subprocess.run(["g++", "-print-file-name=libasan.so"], capture_output=True, text=True, check=True)
-    environment = {**os.environ, "LD_PRELOAD": runtime.stdout.strip(), "ASAN_OPTIONS": "detect_leaks=0"}
-    root = Path(__file__).resolve().parents[2]
-    return subprocess.run(
-        [sys.executable, "-c", program], env=environment, cwd=root, capture_output=True, text=True, check=False
-    )
-
-
 def test_a_launch_that_devices_refuse_is_reported(library: Path) -> None:
     launcher = EmulationLauncher(library)
-    with pytest.raises(EmulationError, match="status 2"):
+    with pytest.raises(EmulationError, match="refuses"):
         launcher.launch("sum_parts", (1, 1, 1), 2048, 0, launches.Arguments())
-    with pytest.raises(EmulationError, match="status 1"):
+    with pytest.raises(EmulationError, match="no such kernel"):
         launcher.launch("no_such_kernel", (1, 1, 1), 32, 0, launches.Arguments())
 
 

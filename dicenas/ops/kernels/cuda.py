@@ -17,6 +17,7 @@ from dicenas.ops.kernels.library import find_cuda_code, switched_off
 __all__ = ["DriverError", "DriverLauncher", "dice_unit", "dim_conv", "dim_conv_backward", "dim_conv_local", "launcher"]
 
 _logger = logging.getLogger(__name__)
+_NUMBER_OF_REGISTERS = 4  # CU_FUNC_ATTRIBUTE_NUM_REGS
 
 
 class DriverError(RuntimeError):
@@ -41,7 +42,11 @@ def _call(name: str, *arguments: Any) -> None:
 
 
 class DriverLauncher:
-    """Launches the kernels of one device on torch's current stream."""
+    """Launches the kernels of one device on torch's current stream.
+
+    All that a launch needs is fetched here: while a CUDA graph is captured a driver may not load code, which it would
+    otherwise put off until a kernel is used for the first time.
+    """
 
     def __init__(self, device: torch.device, code: bytes, source: str) -> None:
         self.device = device
@@ -52,16 +57,21 @@ class DriverLauncher:
         with torch.cuda.device(device):
             torch.cuda.current_stream().synchronize()  # makes torch's context the current one
             _call("cuModuleLoadData", ctypes.byref(self._module), code)
+            for name in launches.KERNELS:
+                self._functions[name] = self._load_function(name)
+
+    def _load_function(self, name: str) -> ctypes.c_void_p:
+        function, registers = ctypes.c_void_p(), ctypes.c_int()
+        _call("cuModuleGetFunction", ctypes.byref(function), self._module, name.encode())
+        # A question about the function makes the driver load it.
+        _call("cuFuncGetAttribute", ctypes.byref(registers), _NUMBER_OF_REGISTERS, function)
+        return function
 
     def launch(
         self, name: str, grid: tuple[int, int, int], threads: int, shared_bytes: int, arguments: Arguments
     ) -> None:
         """Launch a kernel on the device's current stream."""
-        function = self._functions.get(name)
-        if function is None:
-            function = ctypes.c_void_p()
-            _call("cuModuleGetFunction", ctypes.byref(function), self._module, name.encode())
-            self._functions[name] = function
+        function = self._functions[name]
         parameters = (ctypes.c_void_p * 1)(ctypes.addressof(arguments))
         with torch.cuda.device(self.device):
             stream = torch.cuda.current_stream().cuda_stream

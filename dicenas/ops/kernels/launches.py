@@ -13,10 +13,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["Arguments", "Launcher", "dice_unit", "dim_conv", "dim_conv_backward", "dim_conv_local"]
+__all__ = ["KERNELS", "Arguments", "Launcher", "dice_unit", "dim_conv", "dim_conv_backward", "dim_conv_local"]
 
 _NAMES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
 _THREADS = 128
+
+#: Names of all kernels.
+KERNELS = (
+    *(
+        f"{kernel}_{dtype}_k{size}"
+        for kernel in ("dim_conv", "dim_conv_local", "grad_input", "grad_rows_columns", "grad_channels")
+        for dtype in _NAMES.values()
+        for size in (3, 5)
+    ),
+    "sum_parts",
+)
 
 
 class Arguments(ctypes.Structure):
