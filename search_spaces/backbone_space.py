@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypedDict, Unpack
 
 import dicenas.search_spaces._nni  # isort: skip  # noqa: F401  (before anything else of NNI)
 import nni
@@ -13,15 +13,55 @@ from torch import Tensor, nn
 
 from dicenas.architecture import Architecture
 from dicenas.nets import build, get_backbone
-from dicenas.space import DEFAULT_OPS, SpaceSpec
+from dicenas.space import SpaceSpec
 
-__all__ = ["BackboneSpace", "MobileNetV2Space", "ShuffleNetV2Space", "make_space"]
+__all__ = ["BackboneSpace", "BlockChoice", "SpaceArguments", "make_space"]
+
+
+class SpaceArguments(TypedDict, total=False):
+    """What a space over one backbone takes; see :class:`~dicenas.space.SpaceSpec`."""
+
+    ops: Sequence[str]
+    widths: Sequence[float]
+    depths: Sequence[Sequence[int]]
+    stems: Sequence[str]
+    resolutions: Sequence[int]
+    num_classes: int
+    in_channels: int
+    expansions: Sequence[float]
+    activations: Sequence[str]
+
+
+class BlockChoice(LayerChoice):
+    """NNI's ``LayerChoice`` between the blocks of one place, by their names.
+
+    A module's name may hold no point, and that of a block may (``separable_k3_e2.5``): the modules have a comma there.
+    """
+
+    def add_module(self, name: str, module: nn.Module | None) -> None:
+        super().add_module(name.replace(".", ","), module)
+
+    def __getitem__(self, name: int | str) -> nn.Module:
+        if name not in self.names:
+            raise KeyError(f"{name!r} is none of the blocks {self.names}")
+        return self.get_submodule(str(name).replace(".", ","))
+
+    def __setitem__(self, name: int | str, module: nn.Module) -> None:
+        self[name]  # there is one to replace
+        setattr(self, str(name).replace(".", ","), module)
+
+    def __iter__(self) -> Iterator[nn.Module]:
+        return (self[name] for name in self.names)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # As LayerChoice: the choice that a free space makes when it is run as it is.
+        return self[self._dry_run_choice](x)
 
 
 class BackboneSpace(ModelSpace):
     """The NNI model space of a backbone family; its labels are those of ``spec.choices``.
 
-    Built freely it is the deepest network of the first width, with a ``LayerChoice`` wherever a block has several
+    Built freely it is the deepest network of the first width, with a :class:`BlockChoice` wherever a block has several
     candidates. Built under ``model_context(sample)``, as :meth:`freeze` does, it is the plain network that
     ``dicenas.build(spec.architecture(sample))`` gives, with the same keys and weights of its own.
 
@@ -30,41 +70,16 @@ class BackboneSpace(ModelSpace):
 
     Args:
         backbone: Name of a backbone family.
-        ops: Candidate ops; an op's name stands for all its kernel sizes.
-        widths: Width multipliers; the backbone's usual ones when empty.
-        depths: Depth choices of each stage; the backbone's usual ones when empty.
-        stems: Stems, of ``"imagenet"`` and ``"small"``.
-        resolutions: Native image sizes in pixels.
-        num_classes: Classes of the classifier.
-        in_channels: Channels of the image.
+        arguments: Of :class:`~dicenas.space.SpaceSpec`, lists where it has tuples.
 
     Attributes:
         spec: The space as data.
         architecture: What a frozen space is, ``None`` while it is free.
     """
 
-    def __init__(
-        self,
-        backbone: str,
-        ops: Sequence[str] = DEFAULT_OPS,
-        widths: Sequence[float] = (),
-        depths: Sequence[Sequence[int]] = (),
-        stems: Sequence[str] = ("imagenet",),
-        resolutions: Sequence[int] = (224,),
-        num_classes: int = 1000,
-        in_channels: int = 3,
-    ) -> None:
+    def __init__(self, backbone: str, **arguments: Unpack[SpaceArguments]) -> None:
         super().__init__()
-        self.spec = SpaceSpec(
-            backbone,
-            tuple(ops),
-            tuple(widths),
-            tuple(tuple(stage) for stage in depths),
-            tuple(stems),
-            tuple(resolutions),
-            num_classes,
-            in_channels,
-        )
+        self.spec = SpaceSpec(backbone, **{name: _frozen(value) for name, value in arguments.items()})
         self.architecture: Architecture | None = None
         context = current_model()
         if context is None:
@@ -92,8 +107,11 @@ class BackboneSpace(ModelSpace):
                 self.add_mutable(nni.choice(choice.label, list(choice.values)))
 
         def slot(label: str) -> nn.Module:
-            candidates = {op: backbone.build_block(blocks[label].with_op(op)) for op in spec.candidates(label)}
-            return LayerChoice(candidates, label=label) if len(candidates) > 1 else candidates.popitem()[1]
+            block = blocks[label]
+            candidates = {
+                name: backbone.build_block(backbone.block_with_op(block, name)) for name in spec.candidates(label)
+            }
+            return BlockChoice(candidates, label=label) if len(candidates) > 1 else candidates.popitem()[1]
 
         self.stem = backbone.build_block(layout.stem)
         self.stages = nn.Sequential(
@@ -118,53 +136,16 @@ class BackboneSpace(ModelSpace):
         return logits
 
 
-class ShuffleNetV2Space(BackboneSpace):
-    """ShuffleNetV2 units with a candidate op each, and DiCENet's head (DiCENet, arXiv 1906.03516, Figure 4).
-
-    DiCENet is the point with ``dice_k3`` in every block and depths 3, 7, 3. Arguments as :class:`BackboneSpace`.
-    """
-
-    def __init__(
-        self,
-        ops: Sequence[str] = DEFAULT_OPS,
-        widths: Sequence[float] = (),
-        depths: Sequence[Sequence[int]] = (),
-        stems: Sequence[str] = ("imagenet",),
-        resolutions: Sequence[int] = (224,),
-        num_classes: int = 1000,
-        in_channels: int = 3,
-    ) -> None:
-        super().__init__("shufflenetv2", ops, widths, depths, stems, resolutions, num_classes, in_channels)
-
-
-class MobileNetV2Space(BackboneSpace):
-    """Inverted residuals with a candidate op each (MobileNetV2, arXiv 1801.04381).
-
-    MobileNetV2 is the point with ``separable_k3`` in every block and its depths. Arguments as
-    :class:`BackboneSpace`.
-    """
-
-    def __init__(
-        self,
-        ops: Sequence[str] = DEFAULT_OPS,
-        widths: Sequence[float] = (),
-        depths: Sequence[Sequence[int]] = (),
-        stems: Sequence[str] = ("imagenet",),
-        resolutions: Sequence[int] = (224,),
-        num_classes: int = 1000,
-        in_channels: int = 3,
-    ) -> None:
-        super().__init__("mobilenetv2", ops, widths, depths, stems, resolutions, num_classes, in_channels)
-
-
-_SPACES: dict[str, type[BackboneSpace]] = {"shufflenetv2": ShuffleNetV2Space, "mobilenetv2": MobileNetV2Space}
-
-
 def make_space(spec: SpaceSpec) -> BackboneSpace:
     """Return the NNI model space of a :class:`~dicenas.space.SpaceSpec`."""
+    from dicenas.search_spaces.named import NAMED_SPACES
+
     arguments = spec.to_dict()
-    kind = _SPACES.get(spec.backbone)
-    if kind is None:
-        return BackboneSpace(**arguments)
-    del arguments["backbone"]
-    return kind(**arguments)
+    backbone = arguments.pop("backbone")
+    kind = NAMED_SPACES.get(backbone)
+    return BackboneSpace(backbone, **arguments) if kind is None else kind(**arguments)
+
+
+def _frozen(value: Any) -> Any:
+    """Return lists within lists as tuples within tuples; names stay what they are, for the space to refuse."""
+    return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value

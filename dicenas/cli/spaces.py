@@ -53,16 +53,17 @@ def run(args: argparse.Namespace) -> int:
 def _print_backbones() -> None:
     from dicenas.nets import get_backbone, list_backbones
     from dicenas.report import print_table
-    from dicenas.space import DEFAULT_OPS, SpaceSpec
+    from dicenas.space import SpaceSpec
 
     rows = []
     for name in list_backbones():
         family = get_backbone(name)
         widths = ", ".join(f"{width:g}" for width in family.widths)
         depths = " ".join("/".join(map(str, depths)) for depths in family.depths)
-        rows.append([name, widths, depths, f"{SpaceSpec(name).size:.1e}", family.summary])
-    print_table(["backbone", "widths", "depths", "architectures", "summary"], rows, align="lllrl")
-    print(f"\nWidths, depths and size by default, with the ops {', '.join(DEFAULT_OPS)} (see `dicenas ops`).")
+        ops = ", ".join(family.ops)
+        rows.append([name, widths, depths, ops, f"{SpaceSpec(name).size:.1e}", family.summary])
+    print_table(["backbone", "widths", "depths", "ops", "architectures", "summary"], rows, align="llllrl")
+    print("\nWidths, depths, ops and size by default (`dicenas ops` lists all ops).")
 
 
 def _print_space(config: SearchConfig) -> None:

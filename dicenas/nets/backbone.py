@@ -47,9 +47,11 @@ class BlockSpec:
         in_size: ``(H, W)`` of the input.
         size: ``(H, W)`` of the output; for the head, of its input.
         stride: Reduction of the size.
-        op: Candidate op in the block, ``None`` where it has none.
+        op: What an architecture calls the block: its candidate op, with more behind it where the family has more to
+            choose (:meth:`Backbone.candidate`). ``None`` where it holds no op.
         hidden_channels: Channels inside the block, where they are not given by the others.
         dropout: Dropout probability of the head.
+        activation: Activation of the stage, where it is not the family's.
     """
 
     kind: str
@@ -61,10 +63,7 @@ class BlockSpec:
     op: str | None = None
     hidden_channels: int = 0
     dropout: float = 0.0
-
-    def with_op(self, op: str) -> BlockSpec:
-        """Return the block with another candidate op in it."""
-        return dataclasses.replace(self, op=op)
+    activation: str = ""
 
 
 @dataclass(frozen=True)
@@ -96,6 +95,11 @@ class Backbone(ABC):
             same network.
         widths: Widths that a space searches by default.
         depths: Depth choices of each stage that a space searches by default.
+        ops: Candidate ops that a space searches by default.
+        expansions: Expansions that a space searches by default; empty where those of the family are fixed. A family
+            with a choice of expansions has one of activations as well.
+        norm_eps: Number added to the variance in the family's normalisations.
+        norm_momentum: Momentum of their running statistics.
     """
 
     name: str
@@ -105,6 +109,10 @@ class Backbone(ABC):
     skip_removes_block: bool
     widths: tuple[float, ...]
     depths: tuple[tuple[int, ...], ...]
+    ops: tuple[str, ...] = ("separable", "separable_se", "dice", "skip")
+    expansions: tuple[float, ...] = ()
+    norm_eps: float = 1e-5
+    norm_momentum: float = 0.1
 
     @property
     def num_stages(self) -> int:
@@ -131,16 +139,49 @@ class Backbone(ABC):
     def block_cost(self, block: BlockSpec) -> Cost:
         """Return the cost of a block in closed form."""
 
-    def candidates(self, block: BlockSpec, ops: Sequence[str]) -> tuple[str, ...]:
-        """Return those candidate ops that fit into the block."""
-        return tuple(op for op in ops if self._fits(block.with_op(op)))
+    def candidate(self, name: str) -> str:
+        """Return the candidate op in a block that an architecture calls ``name``.
+
+        Raises:
+            ValueError: The family has no blocks of such names.
+        """
+        return name
+
+    def block_names(
+        self, stage: int, ops: Sequence[str], expansions: Sequence[float], activations: Sequence[str]
+    ) -> tuple[str, ...]:
+        """Return the names of the blocks that a space with these choices may put into a stage, fitting or not.
+
+        Args:
+            stage: Number of the stage, from 1.
+            ops: Candidate ops.
+            expansions: Expansions, where the family has a choice of them.
+            activations: Activations, where the family has a choice of them; the stage's own when empty.
+        """
+        return tuple(ops)
+
+    def block_with_op(self, block: BlockSpec, name: str) -> BlockSpec:
+        """Return the block that stands in the place of another under the name ``name``."""
+        return dataclasses.replace(block, op=name)
+
+    def fitting(self, block: BlockSpec, names: Sequence[str]) -> tuple[str, ...]:
+        """Return those of the names whose op can serve in the place of a block."""
+        return tuple(name for name in names if self._fits(self.block_with_op(block, name)))
+
+    def is_identity(self, name: str) -> bool:
+        """Return whether the op in a block of this name is the identity."""
+        return parse_candidate(self.candidate(name))[0].identity
+
+    def is_left_out(self, name: str) -> bool:
+        """Return whether a block of this name is left out of an architecture, since all of it is the identity."""
+        return self.skip_removes_block and self.is_identity(name)
 
     def checked_layout(self, architecture: Architecture) -> Layout:
         """Return the blocks of an architecture.
 
         Raises:
-            ValueError: A wrong number of stages, an empty stage, an unknown width, or an op that does not exist or
-                does not fit where it stands.
+            ValueError: A wrong number of stages, an empty stage, an unknown width, an op that does not exist or does
+                not fit where it stands, or an identity that is to be left out: one network has one description.
         """
         self.check_width(architecture.width)
         if len(architecture.stages) != self.num_stages:
@@ -156,38 +197,46 @@ class Backbone(ABC):
                         f"op {block.op!r} does not fit into block {position} of stage {number} of {self.name}: "
                         f"{block.in_channels} to {block.out_channels} channels, stride {block.stride}"
                     )
+                if block.op is not None and self.is_left_out(block.op):
+                    raise ValueError(
+                        f"block {position} of stage {number} is {block.op!r}, which leaves a block of {self.name} out: "
+                        "drop it from the stage, so that the network has one description"
+                    )
         return layout
 
     def _fits(self, block: BlockSpec) -> bool:
         assert block.op is not None
-        op, _ = parse_candidate(block.op)
+        op, _ = parse_candidate(self.candidate(block.op))
         return op.supports is None or op.supports(self.op_arguments(block))
 
     def _build_op(self, block: BlockSpec, final_activation: bool) -> nn.Module:
         assert block.op is not None
         a = self.op_arguments(block)
+        candidate = self.candidate(block.op)
         return build_candidate(
-            block.op, a.in_channels, a.out_channels, a.stride, a.size, self.activation, final_activation
+            candidate, a.in_channels, a.out_channels, a.stride, a.size, a.activation, final_activation
         )
 
     def _op_cost(self, block: BlockSpec) -> Cost:
         assert block.op is not None
-        return candidate_cost(block.op, self.op_arguments(block))
+        return candidate_cost(self.candidate(block.op), self.op_arguments(block))
 
     def _build_entry(self, block: BlockSpec, in_channels: int, out_channels: int) -> nn.Module:
         """Build the first point-wise convolution of a block, or what its op puts in its place."""
         assert block.op is not None
-        entry = parse_candidate(block.op)[0].entry
+        entry = parse_candidate(self.candidate(block.op))[0].entry
+        activation = self.op_arguments(block).activation
         if entry is not None:
-            return entry.build(in_channels, out_channels, block.in_size, self.activation)
-        return ConvNormAct(in_channels, out_channels, 1, activation=self.activation)
+            return entry.build(in_channels, out_channels, block.in_size, activation)
+        return ConvNormAct(in_channels, out_channels, 1, activation=activation)
 
     def _entry_cost(self, block: BlockSpec, in_channels: int, out_channels: int) -> Cost:
         assert block.op is not None
-        entry = parse_candidate(block.op)[0].entry
+        entry = parse_candidate(self.candidate(block.op))[0].entry
+        activation = self.op_arguments(block).activation
         if entry is not None:
-            return entry.cost(in_channels, out_channels, block.in_size, self.activation)
-        return conv_norm_act_cost(in_channels, out_channels, 1, block.in_size, activation=self.activation)
+            return entry.cost(in_channels, out_channels, block.in_size, activation)
+        return conv_norm_act_cost(in_channels, out_channels, 1, block.in_size, activation=activation)
 
 
 _BACKBONES: dict[str, Backbone] = {}

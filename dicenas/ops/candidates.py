@@ -140,7 +140,7 @@ def _keeps_shape(arguments: CandidateArguments) -> bool:
     return arguments.stride == 1 and arguments.in_channels == arguments.out_channels
 
 
-@register_op("skip", kernel_sizes=(), supports=_keeps_shape, cost=lambda arguments: Cost())
+@register_op("skip", kernel_sizes=(), supports=_keeps_shape, cost=lambda arguments: Cost(), identity=True)
 def skip(
     in_channels: int,
     out_channels: int,

@@ -127,6 +127,7 @@ class OpInfo:
     slice: SliceHook | None
     downsample: Downsample | None
     entry: Entry | None
+    identity: bool
     summary: str
 
     @property
@@ -138,6 +139,7 @@ class OpInfo:
 _REGISTRY: dict[str, OpInfo] = {}
 _CANDIDATE = re.compile(r"(?P<name>.+)_k(?P<kernel_size>\d+)")
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
+_LIKE_A_BLOCK = re.compile(r".+_(k\d+|e\d+(_[a-z0-9_]+)?)")
 
 
 def register_op(
@@ -149,11 +151,13 @@ def register_op(
     slice: SliceHook | None = None,
     downsample: Downsample | None = None,
     entry: Entry | None = None,
+    identity: bool = False,
 ) -> Callable[[Factory], Factory]:
     """Register the decorated factory as the candidate op ``name``.
 
     Args:
-        name: Lower-case identifier, not ending like a candidate (``_k3``).
+        name: Lower-case identifier, not ending like a candidate (``_k3``) or like a block with an expansion (``_e6``,
+            ``_e6_relu``).
         kernel_sizes: Odd kernel sizes on offer; empty for an op without one.
         supports: Whether the op can serve these arguments; spaces offer it only where it can. By default always.
         cost: Closed form of its cost. Without it the op is built on the meta device and counted, once for each
@@ -161,6 +165,7 @@ def register_op(
         slice: Gives the op with fewer channels that shares its weights, for weight-sharing networks.
         downsample: A whole down-sampling unit for ShuffleNetV2 backbones.
         entry: What replaces the first point-wise convolution of blocks that have one.
+        identity: Whether the op gives its input back unchanged, so that a block of it alone can be left out.
 
     Raises:
         ValueError: The name is taken or not usable, or a kernel size is even or given twice.
@@ -171,8 +176,10 @@ def register_op(
         ...     return nn.Sequential(nn.AvgPool2d(3, stride, 1), nn.Conv2d(in_channels, out_channels, 1))
     """
     sizes = tuple(kernel_sizes)
-    if not _NAME.fullmatch(name) or _CANDIDATE.fullmatch(name):
-        raise ValueError(f"op name {name!r} should be a lower-case identifier that does not end in _k<number>")
+    if not _NAME.fullmatch(name) or _LIKE_A_BLOCK.fullmatch(name):
+        raise ValueError(
+            f"op name {name!r} should be a lower-case identifier that does not end in _k<number> or _e<number>"
+        )
     if name in _REGISTRY:
         raise ValueError(f"op {name!r} is already registered")
     if any(k < 1 or k % 2 == 0 for k in sizes) or len(set(sizes)) < len(sizes):
@@ -180,7 +187,7 @@ def register_op(
 
     def register(factory: Factory) -> Factory:
         summary = (factory.__doc__ or "").strip().partition("\n")[0]
-        _REGISTRY[name] = OpInfo(name, factory, sizes, supports, cost, slice, downsample, entry, summary)
+        _REGISTRY[name] = OpInfo(name, factory, sizes, supports, cost, slice, downsample, entry, identity, summary)
         return factory
 
     return register

@@ -8,9 +8,9 @@ import torchvision
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from dicenas.nets import InvertedResidual, architecture_cost, build, mobilenetv2_architecture
+from dicenas.nets import InvertedResidual, architecture_cost, build, get_backbone, mobilenetv2_architecture
 from dicenas.nets.mobilenetv2 import make_divisible
-from dicenas.ops import build_op
+from dicenas.ops import Cost, build_op
 
 
 @pytest.mark.parametrize("width", [0.35, 1.0, 1.4])
@@ -55,13 +55,15 @@ def test_input_is_added_where_shapes_allow() -> None:
 
 
 def test_skip_is_the_whole_block() -> None:
-    stages = mobilenetv2_architecture().stages
-    architecture = mobilenetv2_architecture(0.5, 10, 32).replace(
-        stages=(stages[0], ("separable_k3", "skip"), *stages[2:])
-    )
-    shorter = architecture.replace(stages=(stages[0], ("separable_k3",), *stages[2:]))
-    assert isinstance(build(architecture).stages[1][1], nn.Identity)
-    assert architecture_cost(architecture) == architecture_cost(shorter)
+    family = get_backbone("mobilenetv2")
+    architecture = mobilenetv2_architecture(0.5, 10, 32)
+    block = family.block_with_op(family.layout(architecture).stages[1][1], "skip")
+    assert isinstance(family.build_block(block), nn.Identity)
+    assert family.block_cost(block) == Cost()
+    # One network has one description: the block is left out of it.
+    stages = architecture.stages
+    with pytest.raises(ValueError, match="block 1 of stage 2 is 'skip', which leaves a block of mobilenetv2 out"):
+        build(architecture.replace(stages=(stages[0], ("separable_k3", "skip"), *stages[2:])))
 
 
 def test_stems() -> None:

@@ -1,4 +1,4 @@
-"""A search space as data: its choices, its architectures and what they cost, without NNI and without modules."""
+"""A search space as data: its choices, its architectures and what they cost."""
 
 from __future__ import annotations
 
@@ -10,58 +10,43 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from random import Random
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 from dicenas.architecture import STEMS, Architecture
 from dicenas.nets.backbone import Backbone, BlockSpec, Layout, architecture_cost, get_backbone, list_backbones
 from dicenas.ops import Cost, expand_candidates
+from dicenas.ops.layers import ACTIVATIONS
+from dicenas.space.choice import Choice, Sample, Value
+from dicenas.space.stage import StageSpace
 from dicenas.spelling import did_you_mean
 
-__all__ = ["DEFAULT_OPS", "Choice", "Sample", "SpaceSpec", "Value"]
+__all__ = ["SpaceSpec"]
 
-Value: TypeAlias = str | int | float
-#: A value for each active label of a space, as NNI and Optuna know a point of it.
-Sample: TypeAlias = dict[str, Value]
-
-#: Ops that a space offers by default.
-DEFAULT_OPS = ("separable", "separable_se", "dice", "skip")
-
-
-@dataclass(frozen=True)
-class Choice:
-    """One thing a space leaves open.
-
-    Attributes:
-        label: Name of the choice, such as ``"width"``, ``"s1_depth"`` or ``"s1_b0"`` (the op of block 0 of stage 1).
-        values: What may be chosen.
-        condition: ``None`` where the choice is always active; else a label and the values of it for which it is.
-    """
-
-    label: str
-    values: tuple[Value, ...]
-    condition: tuple[str, tuple[Value, ...]] | None = None
-
-    def active(self, sample: Mapping[str, Value]) -> bool:
-        """Return whether the choice matters, given the choices before it."""
-        return self.condition is None or sample.get(self.condition[0]) in self.condition[1]
+#: Keys of a ``space:`` section.
+_KEYS = ("backbone", "ops", "widths", "depths", "stem", "resolutions", "expansions", "activations")
 
 
 @dataclass(frozen=True)
 class SpaceSpec:
-    """A space of architectures over one backbone: op per block, depth per stage, width, stem and resolution.
+    """A space of architectures over one backbone: block by block, depth by stage, width, stem and resolution.
+
+    A block is chosen by the candidate op in it; where the backbone has a choice of expansions, a block is an op with
+    an expansion and an activation, and any of them may stand with any other.
 
     Attributes:
         backbone: Name of the backbone family.
-        ops: Candidate ops; an op's name stands for all its kernel sizes.
+        ops: Candidate ops, an op's name standing for all its kernel sizes; the backbone's usual ones when empty.
         widths: Width multipliers; the backbone's usual ones when empty.
         depths: Depth choices of each stage; the backbone's usual ones when empty.
         stems: Stems, of ``"imagenet"`` and ``"small"``.
         resolutions: Native image sizes ``H = W`` in pixels.
         num_classes: Classes of the classifier.
         in_channels: Channels of the image.
+        expansions: Expansions of the blocks; the backbone's usual ones when empty.
+        activations: Activations in the blocks; those of the backbone's stages when empty.
 
     Raises:
-        ValueError: Something in it does not exist or is empty.
+        ValueError: Something in it does not exist or is empty, or the backbone has no such choice.
 
     Example:
         >>> space = SpaceSpec("shufflenetv2", ops=("separable", "dice"))
@@ -70,13 +55,15 @@ class SpaceSpec:
     """
 
     backbone: str
-    ops: tuple[str, ...] = DEFAULT_OPS
+    ops: tuple[str, ...] = ()
     widths: tuple[float, ...] = ()
     depths: tuple[tuple[int, ...], ...] = ()
     stems: tuple[str, ...] = ("imagenet",)
     resolutions: tuple[int, ...] = (224,)
     num_classes: int = 1000
     in_channels: int = 3
+    expansions: tuple[float, ...] = ()
+    activations: tuple[str, ...] = ()
     _family: Backbone = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -86,18 +73,28 @@ class SpaceSpec:
             ("widths", int | float, "numbers"),
             ("depths", Sequence, "lists"),
             ("stems", str, "names"),
+            ("expansions", int | float, "numbers"),
+            ("activations", str, "names"),
         ):
             values = getattr(self, name)
             if isinstance(values, str) or not all(isinstance(value, kind) for value in values):
                 raise ValueError(f"{name} should be a list of {expected}, got {values!r}")
         set_field = object.__setattr__
         set_field(self, "_family", family)
-        set_field(self, "ops", expand_candidates(self.ops))
+        set_field(self, "ops", expand_candidates(self.ops or family.ops))
         set_field(self, "widths", tuple(float(width) for width in self.widths) or family.widths)
         set_field(self, "depths", tuple(tuple(depths) for depths in self.depths) or family.depths)
         set_field(self, "stems", tuple(self.stems))
         set_field(self, "resolutions", tuple(self.resolutions))
-        for name in ("ops", "widths", "stems", "resolutions"):
+        if not family.expansions and (self.expansions or self.activations):
+            given = "expansions" if self.expansions else "activations"
+            raise ValueError(f"{self.backbone} has no choice of {given}: those of its blocks are fixed")
+        set_field(self, "expansions", tuple(float(value) for value in self.expansions) or family.expansions)
+        set_field(self, "activations", tuple(self.activations))
+        self._check(family)
+
+    def _check(self, family: Backbone) -> None:
+        for name in ("widths", "stems", "resolutions"):
             self._check_values(name, getattr(self, name))
         for width in self.widths:
             family.check_width(width)
@@ -114,9 +111,18 @@ class SpaceSpec:
                 raise ValueError(f"depths of stage {number}: {list(depths)} should be positive numbers of blocks")
         if self.num_classes < 1 or self.in_channels < 1:
             raise ValueError(f"num_classes {self.num_classes} and in_channels {self.in_channels} must be at least 1")
-        for label, candidates in self._block_candidates.items():
-            if not candidates:
-                raise ValueError(f"none of the ops {', '.join(self.ops)} fits into block {label}")
+        for name in ("expansions", "activations"):
+            if values := getattr(self, name):
+                self._check_values(name, values)
+        for activation in self.activations:
+            if activation not in ACTIVATIONS:
+                known = ", ".join(sorted(ACTIVATIONS))
+                hint = did_you_mean(activation, ACTIVATIONS)
+                raise ValueError(f"unknown activation {activation!r}{hint} (known: {known})")
+        for stage in self._stages:
+            for label, candidates in zip(stage.labels, stage.candidates, strict=True):
+                if not candidates:
+                    raise ValueError(f"none of the ops {', '.join(self.ops)} fits into block {label}")
 
     @staticmethod
     def _check_values(name: str, values: Sequence[Any]) -> None:
@@ -132,7 +138,7 @@ class SpaceSpec:
         """Read the ``space:`` section of a search configuration.
 
         Keys: ``backbone``, and where they differ from the defaults ``ops``, ``widths``, ``depths``, ``stem`` (a
-        name or a list) and ``resolutions``.
+        name or a list), ``resolutions``, ``expansions`` and ``activations``.
 
         Args:
             section: The section, or only the name of a backbone under ``backbone``.
@@ -143,10 +149,9 @@ class SpaceSpec:
         Raises:
             ValueError: As the class; unknown keys too.
         """
-        known = ("backbone", "ops", "widths", "depths", "stem", "resolutions")
         for key in section:
-            if key not in known:
-                raise ValueError(f"unknown key {key!r}{did_you_mean(key, known)} (known: {', '.join(known)})")
+            if key not in _KEYS:
+                raise ValueError(f"unknown key {key!r}{did_you_mean(key, _KEYS)} (known: {', '.join(_KEYS)})")
         if not isinstance(section.get("backbone"), str):
             raise ValueError(f"key 'backbone' should name a backbone: {' or '.join(list_backbones())}")
 
@@ -161,18 +166,20 @@ class SpaceSpec:
         stem = section.get("stem", "small" if image_size < 64 else "imagenet")
         return cls(
             backbone=section["backbone"],
-            ops=values("ops") or DEFAULT_OPS,
+            ops=values("ops"),
             widths=values("widths"),
             depths=values("depths"),
             stems=(stem,) if isinstance(stem, str) else values("stem"),
             resolutions=values("resolutions") or (image_size,),
             num_classes=num_classes,
             in_channels=in_channels,
+            expansions=values("expansions"),
+            activations=values("activations"),
         )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the space as plain data."""
-        return {
+        described: dict[str, Any] = {
             "backbone": self.backbone,
             "ops": list(self.ops),
             "widths": list(self.widths),
@@ -182,6 +189,9 @@ class SpaceSpec:
             "num_classes": self.num_classes,
             "in_channels": self.in_channels,
         }
+        if self._family.expansions:  # what a backbone has no choice of is no part of its spaces
+            described |= {"expansions": list(self.expansions), "activations": list(self.activations)}
+        return described
 
     @cached_property
     def fingerprint(self) -> str:
@@ -199,13 +209,8 @@ class SpaceSpec:
             Choice("stem", self.stems),
             Choice("resolution", self.resolutions),
         ]
-        for stage, depths in enumerate(self.depths, 1):
-            choices.append(Choice(f"s{stage}_depth", depths))
-            for position in range(self._blocks(max(depths))):
-                deep_enough = tuple(depth for depth in depths if self._blocks(depth) > position)
-                condition = None if deep_enough == depths else (f"s{stage}_depth", deep_enough)
-                label = f"s{stage}_b{position}"
-                choices.append(Choice(label, self._block_candidates[label], condition))
+        for stage in self._stages:
+            choices += stage.choices()
         return tuple(choice for choice in choices if len(choice.values) > 1)
 
     def architecture(self, sample: Mapping[str, Value]) -> Architecture:
@@ -224,17 +229,11 @@ class SpaceSpec:
                 raise ValueError(f"sample lacks {choice.label!r}; it may be one of {list(choice.values)}")
             if sample[choice.label] not in choice.values:
                 raise ValueError(f"{choice.label} = {sample[choice.label]!r} is not one of {list(choice.values)}")
-        stages = []
-        for stage, depths in enumerate(self.depths, 1):
-            blocks = self._blocks(int(sample.get(f"s{stage}_depth", depths[0])))
-            labels = [f"s{stage}_b{position}" for position in range(blocks)]
-            ops = tuple(str(sample.get(label, self._block_candidates[label][0])) for label in labels)
-            stages.append(self._canonical_stage(ops))
         resolution = int(sample.get("resolution", self.resolutions[0]))
         return Architecture(
             backbone=self.backbone,
             width=float(sample.get("width", self.widths[0])),
-            stages=tuple(stages),
+            stages=tuple(stage.stage(sample) for stage in self._stages),
             stem=str(sample.get("stem", self.stems[0])),
             image_size=(resolution, resolution),
             num_classes=self.num_classes,
@@ -249,12 +248,8 @@ class SpaceSpec:
         """
         height, width = architecture.image_size
         sample: Sample = {"width": architecture.width, "stem": architecture.stem, "resolution": height}
-        for stage, (ops, depths) in enumerate(zip(architecture.stages, self.depths, strict=False), 1):
-            # A stage from which `skip` was dropped may be shorter than any depth: skips fill it up again.
-            depth = min((d for d in depths if self._blocks(d) >= len(ops)), default=max(depths))
-            ops += ("skip",) * (self._blocks(depth) - len(ops))
-            sample[f"s{stage}_depth"] = depth
-            sample.update({f"s{stage}_b{position}": op for position, op in enumerate(ops)})
+        for stage, names in zip(self._stages, architecture.stages, strict=False):
+            sample.update(stage.sample(names))
         open_labels = {choice.label for choice in self.choices}
         sample = {label: value for label, value in sample.items() if label in open_labels}
         if height != width or self.architecture(sample) != architecture:
@@ -276,14 +271,13 @@ class SpaceSpec:
     def size(self) -> int:
         """Number of distinct architectures."""
         shared = len(self.widths) * len(self.stems) * len(self.resolutions)
-        return shared * math.prod(self._stage_size(stage) for stage in range(1, len(self.depths) + 1))
+        return shared * math.prod(stage.size for stage in self._stages)
 
     def enumerate(self) -> Iterator[Architecture]:
         """Yield every distinct architecture once."""
         for width, stem, resolution in itertools.product(self.widths, self.stems, self.resolutions):
-            for ops in self._points(1):
-                size = (resolution, resolution)
-                yield Architecture(self.backbone, width, ops, stem, size, self.num_classes, self.in_channels)
+            for stages in _combinations(self._stages):
+                yield self._architecture(width, stages, stem, resolution)
 
     def random(self, rng: Random) -> Architecture:
         """Draw an architecture: every active choice uniformly."""
@@ -343,12 +337,12 @@ class SpaceSpec:
             return value
 
         total = cost(layout.stem) + cost(layout.head)
-        for stage, blocks in enumerate(layout.stages, 1):
+        for stage, blocks in zip(self._stages, layout.stages, strict=True):
             cheapest = [
-                min(cost(block.with_op(op)) for op in self._block_candidates[f"s{stage}_b{position}"])
-                for position, block in enumerate(blocks)
+                min(cost(self._family.block_with_op(block, name)) for name in candidates)
+                for block, candidates in zip(blocks, stage.candidates, strict=True)
             ]
-            total += min(sum(cheapest[: self._blocks(depth)]) for depth in self.depths[stage - 1])
+            total += min(sum(cheapest[: stage.blocks(depth)]) for depth in stage.depths)
         return total
 
     def full_layout(self, width: float, stem: str, resolution: int, image_size: int | None = None) -> Layout:
@@ -360,75 +354,67 @@ class SpaceSpec:
             resolution: Native image size.
             image_size: Size for which the network is rebuilt, see :meth:`Architecture.at_size`.
         """
-        stages = tuple(
-            tuple(self._block_candidates[f"s{stage}_b{position}"][0] for position in range(self._blocks(max(depths))))
-            for stage, depths in enumerate(self.depths, 1)
-        )
-        architecture = Architecture(
-            self.backbone,
-            width,
-            stages,
-            stem,
-            (resolution, resolution),
-            self.num_classes,
-            self.in_channels,
-        )
+        stages = tuple(tuple(candidates[0] for candidates in stage.candidates) for stage in self._stages)
+        architecture = self._architecture(width, stages, stem, resolution)
         return self._family.layout(architecture if image_size is None else architecture.at_size(image_size))
 
     def candidates(self, label: str) -> tuple[str, ...]:
-        """Return the candidate ops of a block, such as ``"s1_b0"``."""
-        return self._block_candidates[label]
+        """Return the names that a block, such as ``"s1_b0"``, may have."""
+        return self._by_label[label]
 
     # Stages
 
-    def _blocks(self, depth: int) -> int:
-        return self._family.leading_blocks + depth
+    def _architecture(
+        self, width: float, stages: tuple[tuple[str, ...], ...], stem: str, resolution: int
+    ) -> Architecture:
+        size = (resolution, resolution)
+        return Architecture(self.backbone, width, stages, stem, size, self.num_classes, self.in_channels)
+
+    def _block_names(self, stage: int) -> tuple[str, ...]:
+        return self._family.block_names(stage, self.ops, self.expansions, self.activations)
 
     @cached_property
-    def _block_candidates(self) -> dict[str, tuple[str, ...]]:
-        """Candidate ops by block, those that fit there at every width, stem and resolution."""
-        fitting: dict[str, tuple[str, ...]] = {}
-        stages = tuple((self.ops[0],) * self._blocks(max(depths)) for depths in self.depths)
+    def _by_label(self) -> dict[str, tuple[str, ...]]:
+        return {
+            label: candidates
+            for stage in self._stages
+            for label, candidates in zip(stage.labels, stage.candidates, strict=True)
+        }
+
+    @cached_property
+    def _stages(self) -> tuple[StageSpace, ...]:
+        """The stages with what fits into their blocks at every width, stem and resolution."""
+        family = self._family
+        names = [self._block_names(number) for number in range(1, len(self.depths) + 1)]
+        lengths = [family.leading_blocks + max(depths) for depths in self.depths]
+        # The first block of a stage sets its shape: it is never left out.
+        fitting = [
+            [tuple(name for name in offered if position or not family.is_identity(name)) for position in range(length)]
+            for offered, length in zip(names, lengths, strict=True)
+        ]
+        placeholders = tuple(offered[:1] * length for offered, length in zip(names, lengths, strict=True))
         for width, stem, resolution in itertools.product(self.widths, self.stems, self.resolutions):
-            architecture = Architecture(
-                self.backbone, width, stages, stem, (resolution,) * 2, self.num_classes, self.in_channels
-            )
-            for stage, blocks in enumerate(self._family.layout(architecture).stages, 1):
+            layout = family.layout(self._architecture(width, placeholders, stem, resolution))
+            for candidates, blocks in zip(fitting, layout.stages, strict=True):
                 for position, block in enumerate(blocks):
-                    label = f"s{stage}_b{position}"
-                    # The first block of a stage sets its shape: it is never left out.
-                    ops = self.ops if position else tuple(op for op in self.ops if op != "skip")
-                    fitting[label] = self._family.candidates(block, fitting.get(label, ops))
-        return fitting
-
-    def _canonical_stage(self, ops: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(op for op in ops if op != "skip") if self._family.skip_removes_block else ops
-
-    def _stage_lengths(self, stage: int) -> list[int]:
-        """Numbers of blocks that a stage's canonical form can have."""
-        lengths = {self._blocks(depth) for depth in self.depths[stage - 1]}
-        if self._family.skip_removes_block:
-            for length in tuple(lengths):
-                fixed = [p for p in range(length) if "skip" not in self._block_candidates[f"s{stage}_b{p}"]]
-                lengths |= set(range(len(fixed), length))
-        return sorted(lengths)
-
-    def _points(self, stage: int) -> Iterator[tuple[tuple[str, ...], ...]]:
-        """Yield the ops of this stage and those behind it, one combination at a time: a stage alone has millions."""
-        if stage > len(self.depths):
-            yield ()
-            return
-        for length in self._stage_lengths(stage):
-            for ops in itertools.product(*self._slots(stage, length)):
-                for rest in self._points(stage + 1):
-                    yield (ops, *rest)
-
-    def _stage_size(self, stage: int) -> int:
-        return sum(
-            math.prod(len(candidates) for candidates in self._slots(stage, length))
-            for length in self._stage_lengths(stage)
+                    candidates[position] = family.fitting(block, candidates[position])
+        return tuple(
+            StageSpace(
+                number,
+                depths,
+                family.leading_blocks,
+                tuple(candidates),
+                tuple(filter(family.is_left_out, names[number - 1])),
+            )
+            for number, (depths, candidates) in enumerate(zip(self.depths, fitting, strict=True), 1)
         )
 
-    def _slots(self, stage: int, length: int) -> list[tuple[str, ...]]:
-        slots = [self._block_candidates[f"s{stage}_b{position}"] for position in range(length)]
-        return [self._canonical_stage(candidates) for candidates in slots]
+
+def _combinations(stages: Sequence[StageSpace]) -> Iterator[tuple[tuple[str, ...], ...]]:
+    """Yield the stages of each network, one network at a time: a stage alone has millions of points."""
+    if not stages:
+        yield ()
+        return
+    for point in stages[0].points():
+        for rest in _combinations(stages[1:]):
+            yield (point, *rest)
