@@ -3,7 +3,7 @@
 from dicenas.ops.cost import Cost, conv_cost, conv_norm_act_cost, norm_act_cost
 from dicenas.ops.dice import DiCE, DimFuse, StridedDiCE
 from dicenas.ops.dim_conv import DimConv, dim_conv, dim_conv_reference
-from dicenas.ops.layers import ChannelShuffle, ConvNormAct, SqueezeExcitation, make_activation
+from dicenas.ops.layers import ChannelShuffle, ConvNormAct, SqueezeExcitation, make_activation, make_divisible
 from dicenas.ops.registry import (
     CandidateArguments,
     Downsample,
@@ -21,6 +21,7 @@ from dicenas.ops.registry import (
 from dicenas.ops.separable import SeparableConv
 
 from dicenas.ops import candidates as _candidates  # noqa: F401  isort: skip  (registers the ops)
+from dicenas.ops import mixed as _mixed  # noqa: F401  isort: skip
 
 __all__ = [
     "CandidateArguments",
@@ -47,6 +48,7 @@ __all__ = [
     "get_op",
     "list_ops",
     "make_activation",
+    "make_divisible",
     "norm_act_cost",
     "parse_candidate",
     "register_op",

@@ -8,6 +8,7 @@ from torch import nn
 
 from dicenas.ops.cost import Cost, conv_cost, conv_norm_act_cost, norm_act_cost
 from dicenas.ops.dice import DiCE, StridedDiCE
+from dicenas.ops.layers import SqueezeExcitation
 from dicenas.ops.registry import CandidateArguments, Downsample, register_op
 from dicenas.ops.separable import SeparableConv
 
@@ -77,7 +78,7 @@ def separable_se(
         out_channels,
         kernel_size,
         stride,
-        squeeze_excitation=True,
+        se=SqueezeExcitation(in_channels),
         activation=activation,
         final_activation=final_activation,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from dicenas.ops.layers import ConvNormAct, SqueezeExcitation
+from dicenas.ops.layers import ConvNormAct
 
 __all__ = ["SeparableConv"]
 
@@ -21,7 +21,7 @@ class SeparableConv(nn.Module):
         out_channels: Channels of the output.
         kernel_size: Odd kernel size of the depth-wise convolution.
         stride: Stride of the depth-wise convolution.
-        squeeze_excitation: Scale the channels between the two convolutions, where MobileNetV3 does.
+        se: Module between the two convolutions, the place where MobileNetV3 has its squeeze-and-excitation.
         activation: Name of the activation.
         final_activation: Whether the output is activated.
     """
@@ -32,7 +32,7 @@ class SeparableConv(nn.Module):
         out_channels: int,
         kernel_size: int = 3,
         stride: int = 1,
-        squeeze_excitation: bool = False,
+        se: nn.Module | None = None,
         activation: str = "prelu",
         final_activation: bool = True,
     ) -> None:
@@ -45,7 +45,7 @@ class SeparableConv(nn.Module):
             groups=in_channels,
             activation=None if final_activation else activation,
         )
-        self.se = SqueezeExcitation(in_channels) if squeeze_excitation else nn.Identity()
+        self.se = se if se is not None else nn.Identity()
         self.pointwise = ConvNormAct(in_channels, out_channels, 1, activation=activation if final_activation else None)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -52,3 +52,15 @@ def test_every_activation_is_listed() -> None:
         assert not torch.equal(make_activation(name, 1)(x), x), name
     with pytest.raises(ValueError, match=r"unknown activation .tanhh.; expected one of .*silu"):
         make_activation("tanhh", 3)
+
+
+def test_hard_squeeze_excitation_is_mobilenetv3_s() -> None:
+    # channels, channels of the bottleneck in torchvision
+    for channels, squeezed in ((16, 8), (72, 24), (96, 24), (120, 32), (240, 64), (672, 168), (8, 8)):
+        assert SqueezeExcitation(channels, divisor=8, hard=True).reduce.out_channels == squeezed
+    module = SqueezeExcitation(8, hard=True)
+    nn.init.zeros_(module.expand.weight)
+    for bias, gate in ((-3.0, 0.0), (0.0, 0.5), (1.5, 0.75), (3.0, 1.0)):
+        nn.init.constant_(module.expand.bias, bias)
+        x = torch.randn(2, 8, 3, 5)
+        torch.testing.assert_close(module(x), gate * x)

@@ -146,7 +146,7 @@ def test_closed_form_is_what_is_counted(
     op, kernel_size = parse_candidate(candidate)
     a = CandidateArguments(in_channels, out_channels, stride, size, kernel_size, activation, final_activation)
     if op.supports is not None and not op.supports(a):
-        channels = in_channels + 3
+        channels = in_channels + 4
         a = CandidateArguments(channels, channels, 1, size, kernel_size, activation, final_activation)
     assert op.cost is not None
     in_size = inputs(a, odd=odd).shape[2:]
