@@ -1,0 +1,132 @@
+"""Latency of the tabular benchmark's architectures: they take turns, so that what disturbs one disturbs all."""
+
+from __future__ import annotations
+
+import json
+import logging
+import platform
+import statistics
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from datetime import UTC, datetime
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import torch
+from torch import nn
+
+from dicenas import Architecture, build, fuse_for_inference
+from dicenas.cost import device_name
+from dicenas.files import atomic_write_text
+from dicenas.nets import architecture_cost
+from dicenas.ops import kernels
+
+from .table import RECIPE, architectures, compact
+
+__all__ = ["DEPLOYED_SIZE", "RUNTIMES", "SCHEMA_VERSION", "measure", "read", "run"]
+
+logger = logging.getLogger(__name__)
+
+#: Version of the file's form.
+SCHEMA_VERSION = 1
+#: Ways to run a network, as :data:`dicenas.cost.RUNTIMES` has them.
+RUNTIMES = ("eager", "kernels", "fused")
+#: Size of images that networks are rebuilt for, see :meth:`dicenas.Architecture.at_size`.
+DEPLOYED_SIZE = 224
+
+
+def run(
+    path: Path,
+    sizes: Sequence[int] | None = None,
+    runtimes: Sequence[str] | None = None,
+    rounds: int = 30,
+    limit: int | None = None,
+) -> int:
+    """Measure and write one file: one thread, batches of one image.
+
+    Args:
+        path: The file.
+        sizes: Image sizes; the native one and :data:`DEPLOYED_SIZE` where it is None.
+        runtimes: Of :data:`RUNTIMES`; all where it is None.
+        rounds: Timed runs of each network.
+        limit: Measures the first architectures alone.
+
+    Returns:
+        0, the exit status.
+    """
+    torch.set_num_threads(1)
+    chosen = architectures()[:limit]
+    rows: list[dict[str, Any]] = [
+        {"architecture": a.hash, "sample": compact(a), "latency_ms": {}, "quartiles_ms": {}, "macs": {}} for a in chosen
+    ]
+    for size in sizes or (RECIPE.image_size, DEPLOYED_SIZE):
+        resized = [a if size == RECIPE.image_size else a.at_size(size) for a in chosen]
+        for row, architecture in zip(rows, resized, strict=True):
+            row["macs"][str(size)] = architecture_cost(architecture).macs
+        for runtime in runtimes or RUNTIMES:
+            started = time.perf_counter()
+            for row, times in zip(rows, measure(resized, runtime, rounds), strict=True):
+                low, median, high = statistics.quantiles(times, n=4)
+                row["latency_ms"][f"{runtime}_{size}"] = round(median, 4)
+                row["quartiles_ms"][f"{runtime}_{size}"] = [round(low, 4), round(high, 4)]
+            logger.info("%s at %d pixels: %.0f s", runtime, size, time.perf_counter() - started)
+    head = {
+        "schema_version": SCHEMA_VERSION,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "device": device_name(torch.device("cpu")),
+        "threads": 1,
+        "batch": 1,
+        "rounds": rounds,
+        "torch": torch.__version__,
+        "platform": platform.platform(),
+        "kernels": kernels.available("cpu"),
+    }
+    lines = ",\n  ".join(json.dumps(row) for row in rows)
+    atomic_write_text(path, json.dumps(head)[:-1] + f', "rows": [\n  {lines}\n]}}\n')
+    return 0
+
+
+def measure(chosen: Sequence[Architecture], runtime: str, rounds: int) -> list[list[float]]:
+    """Return the times of one forward pass in milliseconds, one a round, of each architecture.
+
+    Each round takes the networks in an order of its own. A run that is not timed goes before each that is: the caches
+    hold what they would hold if the network ran alone.
+    """
+    if runtime not in RUNTIMES:
+        raise ValueError(f"unknown runtime {runtime!r}; expected one of {', '.join(RUNTIMES)}")
+    torch.manual_seed(0)
+    nets = [_prepared(architecture, runtime) for architecture in chosen]
+    x = torch.randn(1, chosen[0].in_channels, *chosen[0].image_size)
+    times: list[list[float]] = [[] for _ in nets]
+    turn = list(range(len(nets)))
+    rng = Random(0)
+    with torch.inference_mode(), kernels.disabled() if runtime == "eager" else nullcontext():
+        for net in nets:
+            net(x)
+        for _ in range(rounds):
+            rng.shuffle(turn)
+            for number in turn:
+                nets[number](x)
+                start = time.perf_counter_ns()
+                nets[number](x)
+                times[number].append((time.perf_counter_ns() - start) / 1e6)
+    return times
+
+
+def read(path: Path) -> dict[str, dict[str, float]]:
+    """Return the latencies in milliseconds by architecture, then by runtime and size, such as ``"kernels_224"``.
+
+    Raises:
+        ValueError: The file is no such file.
+    """
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(content, dict) or content.get("schema_version") != SCHEMA_VERSION:
+        raise ValueError(f"{path}: not latencies of schema version {SCHEMA_VERSION}")
+    return {row["architecture"]: row["latency_ms"] for row in content["rows"]}
+
+
+def _prepared(architecture: Architecture, runtime: str) -> nn.Module:
+    net = build(architecture).eval()
+    return fuse_for_inference(net) if runtime == "fused" else net
