@@ -1,6 +1,6 @@
 """Backbones, the networks built from architectures, and the published ones among them."""
 
-from dicenas.nets import edgenets
+from dicenas.nets import edgenets, torchvision_weights
 from dicenas.nets.backbone import (
     Backbone,
     BlockSpec,
@@ -13,7 +13,9 @@ from dicenas.nets.backbone import (
     register_backbone,
 )
 from dicenas.nets.fuse import FusedDiCE, fuse_for_inference
+from dicenas.nets.mobilenetv1 import MobileNetV1, mobilenetv1_architecture
 from dicenas.nets.mobilenetv2 import InvertedResidual, MobileNetV2, mobilenetv2_architecture
+from dicenas.nets.resnet import Bottleneck, ResNet, resnet_architecture
 from dicenas.nets.segmentation import SegmentationNetwork, dicenet_segmentation
 from dicenas.nets.shufflenetv2 import (
     ShuffleNetV2,
@@ -22,18 +24,29 @@ from dicenas.nets.shufflenetv2 import (
     dicenet,
     dicenet_architecture,
 )
+from dicenas.nets.shufflenetv2_layouts import (
+    ShuffleNetV2EdgeNets,
+    ShuffleNetV2Torchvision,
+    shufflenetv2,
+    shufflenetv2_architecture,
+)
 from dicenas.nets.zoo import list_nets, net_architecture
 
 __all__ = [
     "Backbone",
     "BlockSpec",
+    "Bottleneck",
     "FusedDiCE",
     "InvertedResidual",
     "Layout",
+    "MobileNetV1",
     "MobileNetV2",
     "Network",
+    "ResNet",
     "SegmentationNetwork",
     "ShuffleNetV2",
+    "ShuffleNetV2EdgeNets",
+    "ShuffleNetV2Torchvision",
     "ShuffleUnit",
     "StridedShuffleUnit",
     "architecture_cost",
@@ -46,7 +59,12 @@ __all__ = [
     "get_backbone",
     "list_backbones",
     "list_nets",
+    "mobilenetv1_architecture",
     "mobilenetv2_architecture",
     "net_architecture",
     "register_backbone",
+    "resnet_architecture",
+    "shufflenetv2",
+    "shufflenetv2_architecture",
+    "torchvision_weights",
 ]

@@ -23,8 +23,8 @@ __all__ = ["Bottleneck", "ResNet", "resnet_architecture"]
 _STAGES = ((64, 1), (128, 2), (256, 2), (512, 2))
 _RESNET50_DEPTHS = (3, 4, 6, 3)
 _EXPANSION = 4
-#: DiCENet's tables need widths down to 0.16, where multiples of 8 would be too coarse.
-_DIVISOR = 4
+#: DiCENet's tables need widths down to 0.16, where multiples of 8 are too coarse.
+_DIVISOR = 2
 
 
 class Bottleneck(nn.Module):

@@ -15,6 +15,7 @@ from torch import nn
 from dicenas.architecture import Architecture
 from dicenas.nets import (
     Network,
+    ShuffleNetV2,
     architecture_cost,
     build,
     dicenet_architecture,
@@ -28,11 +29,16 @@ from dicenas.space import SpaceSpec
 OPS = ("separable", "separable_se", "dice", "skip")
 
 
+def smallest_width(backbone: str) -> float:
+    """The smallest published width, or 0.25 where widths are free."""
+    family = get_backbone(backbone)
+    return min(family.channels) if isinstance(family, ShuffleNetV2) else 0.25
+
+
 def random_architecture(backbone: str, seed: int, **changes: Any) -> Architecture:
     """A small network with any mixture of ops."""
     family = get_backbone(backbone)
-    width = 0.2 if backbone == "shufflenetv2" else 0.25
-    space = SpaceSpec(backbone, OPS, (width,), ((1, 2),) * family.num_stages, num_classes=7)
+    space = SpaceSpec(backbone, OPS, (smallest_width(backbone),), ((1, 2),) * family.num_stages, num_classes=7)
     return space.random(Random(seed)).replace(**changes)
 
 
@@ -114,7 +120,7 @@ def test_compiles_to_one_graph(backbone: str) -> None:
 @pytest.mark.parametrize(
     ("architecture", "message"),
     [
-        (dicenet_architecture(1.0).replace(backbone="resnext"), "unknown backbone 'resnext'.*known: mobilenetv2"),
+        (dicenet_architecture(1.0).replace(backbone="resnext"), "unknown backbone 'resnext'; did you mean 'resnet'.*mobilenetv2"),
         (dicenet_architecture(1.0).replace(width=0.6), "no width 0.6; published widths"),
         (mobilenetv2_architecture(9.0), "width 9.0 is outside"),
         (dicenet_architecture(1.0).replace(stages=(("dice_k3",),) * 2), "has 3 stages, got 2"),
@@ -140,7 +146,14 @@ def test_wrong_architectures(architecture: Architecture, message: str) -> None:
 
 
 def test_backbones_are_registered_once() -> None:
-    assert list_backbones() == ["mobilenetv2", "shufflenetv2"]
+    assert list_backbones() == [
+        "mobilenetv1",
+        "mobilenetv2",
+        "resnet",
+        "shufflenetv2",
+        "shufflenetv2_edgenets",
+        "shufflenetv2_torchvision",
+    ]
     with pytest.raises(ValueError, match="backbone 'mobilenetv2' is already registered"):
         register_backbone(get_backbone("mobilenetv2"))
     with pytest.raises(ValueError, match="unknown backbone 'mobilnetv2'; did you mean 'mobilenetv2'"):

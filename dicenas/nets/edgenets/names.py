@@ -1,4 +1,8 @@
-"""Names of tensors: those of EdgeNets' modules beside ours. The two differ in names alone; every shape is the same."""
+"""Names of tensors: those of EdgeNets' modules beside ours.
+
+The two differ in names alone; every shape is the same, but for the classifier of ShuffleNetV2, a point-wise convolution
+there and a linear layer here.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +11,11 @@ from collections.abc import Callable, Iterator
 from torch import nn
 
 from dicenas.nets.backbone import Network
+from dicenas.nets.heads import LinearClassifier
 from dicenas.nets.segmentation import EfficientPWConv, EfficientPyramidPool, SegmentationNetwork
-from dicenas.nets.shufflenetv2 import GroupedClassifier, ShuffleUnit
-from dicenas.ops import ConvNormAct, DiCE, StridedDiCE
+from dicenas.nets.shufflenetv2 import GroupedClassifier, ShuffleUnit, StridedShuffleUnit
+from dicenas.nets.shufflenetv2_layouts import ShuffleNetV2EdgeNets
+from dicenas.ops import ConvNormAct, DiCE, SeparableConv, StridedDiCE
 
 __all__ = ["upstream_keys"]
 
@@ -70,8 +76,29 @@ def _shuffle_unit(module: ShuffleUnit, own: str, theirs: str) -> _Pairs:
     yield from _pairs(module.op, f"{own}op.", f"{theirs}layer_right.1.")
 
 
+def _strided_shuffle_unit(module: StridedShuffleUnit, own: str, theirs: str) -> _Pairs:
+    yield from _pairs(module.left, f"{own}left.", f"{theirs}layer_left.")
+    for position, child in enumerate(module.right):
+        yield from _pairs(child, f"{own}right.{position}.", f"{theirs}layer_right.{position}.")
+
+
+def _separable(module: SeparableConv, own: str, theirs: str) -> _Pairs:
+    if not isinstance(module.se, nn.Identity):
+        raise TypeError("EdgeNets has no counterpart of a SeparableConv with squeeze-and-excitation")
+    depthwise, theirs = module.depthwise, f"{theirs}dwise_layer."
+    yield from _tensors(depthwise.conv, f"{own}depthwise.conv.", f"{theirs}0.cb.0.")
+    yield from _tensors(depthwise.norm, f"{own}depthwise.norm.", f"{theirs}0.cb.1.")
+    yield from _conv_norm_act(module.pointwise, f"{own}pointwise.", f"{theirs}1.")
+
+
 def _network(module: Network, own: str, theirs: str) -> _Pairs:
     head = module.head
+    if module.architecture.backbone == ShuffleNetV2EdgeNets.name and isinstance(head, LinearClassifier):
+        yield from _encoder(module.stem, module.stages, own, theirs)
+        last = len(module.architecture.stages[-1])  # EdgeNets' last stage ends in the head's convolution
+        yield from _conv_norm_act(head.conv, f"{own}head.conv.", f"{theirs}level5.{last}.")
+        yield from _tensors(head.classifier, f"{own}head.classifier.", f"{theirs}classifier.")
+        return
     if not isinstance(head, GroupedClassifier) or not isinstance(module.stem, nn.Sequential):
         raise TypeError(f"EdgeNets has no counterpart of a {module.architecture.backbone} network")
     yield from _encoder(module.stem, module.stages, own, theirs)
@@ -116,7 +143,9 @@ _PAIRS: dict[type[nn.Module], Callable[..., _Pairs]] = {
     ConvNormAct: _conv_norm_act,
     DiCE: _dice,
     StridedDiCE: _strided_dice,
+    SeparableConv: _separable,
     ShuffleUnit: _shuffle_unit,
+    StridedShuffleUnit: _strided_shuffle_unit,
     Network: _network,
     EfficientPWConv: _efficient_pw_conv,
     EfficientPyramidPool: _pyramid_pool,
