@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -27,8 +28,8 @@ def _norm_act(channels: int) -> nn.Sequential:
     return nn.Sequential(nn.BatchNorm2d(channels), nn.PReLU(channels))
 
 
-def _grow(x: Tensor, size: tuple[int, int]) -> Tensor:
-    return F.interpolate(x, size, mode="bilinear", align_corners=True)
+def _grow(x: Tensor, size: Sequence[int]) -> Tensor:
+    return F.interpolate(x, list(size), mode="bilinear", align_corners=True)
 
 
 class EfficientPWConv(nn.Module):
@@ -84,7 +85,7 @@ class EfficientPyramidPool(nn.Module):
         self.expand = nn.Conv2d(channels, out_channels, 1, bias=not final_activation)
         self.final = _norm_act(out_channels) if final_activation else nn.Identity()
         for conv in (*self.branches, self.expand):
-            nn.init.kaiming_normal_(conv.weight, mode="fan_out")  # type: ignore[arg-type]
+            nn.init.kaiming_normal_(conv.weight, mode="fan_out")
         if self.expand.bias is not None:
             nn.init.zeros_(self.expand.bias)
 

@@ -24,8 +24,12 @@ from dicenas.nets import (
     dicenet_architecture,
     edgenets,
     mobilenetv2_architecture,
+    shufflenetv2,
+    shufflenetv2_architecture,
 )
+from dicenas.nets.segmentation import EfficientPWConv, EfficientPyramidPool
 from dicenas.nets.shufflenetv2 import CHANNELS
+from dicenas.nets.shufflenetv2_layouts import EDGENETS_CHANNELS
 from dicenas.ops import DiCE, StridedDiCE, build_op
 
 UNITS = Path(__file__).resolve().parent.parent / "data" / "units"
@@ -37,6 +41,11 @@ TOLERANCE = {"rtol": 1e-10, "atol": 1e-10}
 
 def counterpart(kind: str, config: dict[str, Any]) -> nn.Module:
     """Our module for a unit case of EdgeNets."""
+    if kind == "EfficientPWConv":
+        return EfficientPWConv(config["c_in"], config["c_out"])
+    if kind == "EfficientPyrPool":
+        final_activation = config.get("last_br", True)
+        return EfficientPyramidPool(config["c_in"], config["proj"], config["c_out"], final_activation)
     options = {
         "size": tuple(config["native"]),
         "kernel_size": config.get("k", 3),
@@ -61,14 +70,25 @@ def upstream_state(arrays: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def test_cases_are_as_measured() -> None:
-    assert {case["kind"] for case in CASES} == {"DICE", "StridedDICE", "ShuffleDICEBlock"}
+    kinds = {"DICE", "StridedDICE", "ShuffleDICEBlock", "EfficientPWConv", "EfficientPyrPool"}
+    assert {case["kind"] for case in CASES} == kinds
     for case in CASES:
         assert hashlib.sha256((UNITS / case["file"]).read_bytes()).hexdigest() == case["sha256"], case["file"]
 
 
+def test_cases_are_those_of_the_reference(reference: Path) -> None:
+    """The copies in the repository are all of them, byte by byte."""
+    originals = {path.name: path.read_bytes() for path in (reference / "reference/units").glob("*.npz")}
+    assert originals == {path.name: path.read_bytes() for path in UNITS.glob("*.npz")}
+    index = yaml.load((reference / "reference/units/index.yaml").read_text(encoding="utf-8"), yaml.CSafeLoader)
+    assert [(case["file"], case["kind"], case["config"]) for case in index["cases"]] == [
+        (case["file"], case["kind"], case["config"]) for case in CASES
+    ]
+
+
 @pytest.mark.parametrize("mode", ["eval", "train"])
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["file"].removesuffix(".npz"))
-def test_unit_reproduces_edgenets(case: dict[str, Any], mode: str) -> None:
+def test_unit_reproduces_the_reference(case: dict[str, Any], mode: str) -> None:
     arrays = load_case(case["file"])
     module = counterpart(case["kind"], case["config"]).double()
     edgenets.load_state_dict(module, upstream_state(arrays))
@@ -139,7 +159,12 @@ def test_all_problems_are_told_at_once(unit: DiCE, state: dict[str, Tensor]) -> 
 
 def test_long_lists_are_cut(unit: DiCE) -> None:
     keys = [key for key in edgenets.upstream_keys(unit).values() if not key.endswith("num_batches_tracked")]
-    assert f"and {len(keys) - 10} more" in refused(unit, {})
+    unknown = [f"conv{number}.weight" for number in range(20)]
+    message = refused(unit, dict.fromkeys(unknown, torch.zeros(1)))
+    assert f"{len(keys) - 5} more missing" in message
+    assert all(f"missing key {key}" in message for key in keys[:5])
+    assert "15 more unknown" in message
+    assert all(f"unknown key {key}" in message for key in unknown[:5])
 
 
 def test_linear_unit_has_no_place_for_the_last_slopes(state: dict[str, Tensor]) -> None:
@@ -160,12 +185,13 @@ def test_batch_counters_may_be_missing(unit: DiCE, state: dict[str, Tensor]) -> 
     "module",
     [
         nn.Conv2d(3, 3, 1),
-        ShuffleUnit(8, 8, build_op("separable", 4, 4, size=(4, 4))),
-        StridedShuffleUnit(8, 16, build_op("separable", 8, 8, stride=2, size=(4, 4))),
+        ShuffleUnit(8, 8, build_op("separable_se", 4, 4, size=(4, 4))),
+        StridedShuffleUnit(8, 16, build_op("separable_se", 8, 8, stride=2, size=(4, 4))),
         build(mobilenetv2_architecture(0.5, image_size=32)),
-        build(dicenet_architecture(0.1, image_size=32).replace(stages=(("separable_k3",) * 2,) * 3)),
+        shufflenetv2(0.5, "torchvision", image_size=32),
+        build(shufflenetv2_architecture(0.1, image_size=32).replace(stages=(("separable_k3", "skip"),) * 3)),
     ],
-    ids=["Conv2d", "unit", "strided", "mobilenetv2", "separable network"],
+    ids=["Conv2d", "unit", "strided", "mobilenetv2", "torchvision's shufflenetv2", "skipping network"],
 )
 def test_module_without_counterpart(module: nn.Module) -> None:
     with pytest.raises(TypeError, match="EdgeNets has no counterpart of"):
@@ -227,7 +253,7 @@ def rule_made_state(network: Network, salt: int) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("name", whole_cases())
-def test_network_reproduces_edgenets(reference: Path, whole_index: dict[str, Any], name: str) -> None:
+def test_network_reproduces_the_reference(reference: Path, whole_index: dict[str, Any], name: str) -> None:
     case = whole_index[name]
     network = dicenet(case["s"], case["num_classes"], tuple(case["native_hw"])).double().eval()
     edgenets.load_state_dict(network, rule_made_state(network, case["salt"]))
@@ -240,7 +266,7 @@ def test_network_reproduces_edgenets(reference: Path, whole_index: dict[str, Any
     assert (logits - expected).abs().max() <= 1e-9 * expected.abs().max()
 
 
-def test_five_training_steps_reproduce_edgenets(reference: Path) -> None:
+def test_five_training_steps_reproduce_the_reference(reference: Path) -> None:
     text = (reference / "reference/models/train_steps.yaml").read_text(encoding="utf-8")
     published = yaml.load(text, yaml.CSafeLoader)
     network = dicenet(published["s"], published["num_classes"], tuple(published["native_hw"]), dropout=0.0).double()
@@ -249,23 +275,55 @@ def test_five_training_steps_reproduce_edgenets(reference: Path) -> None:
     x = torch.from_numpy(rng.standard_normal((published["n"], 3, *published["input_hw"])))
     labels = torch.from_numpy(rng.randint(0, 10, published["n"]))
     assert labels.tolist() == published["labels"]
+    with np.load(reference / "reference/models/train_steps.npz", allow_pickle=False) as arrays:
+        expected = {key: torch.from_numpy(arrays[key]) for key in arrays.files}
+    keys = edgenets.upstream_keys(network)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, weight_decay=4e-5)
     losses = []
-    for _ in range(5):
-        loss = nn.functional.cross_entropy(network(x), labels)
+    for step in range(5):
+        logits = network(x)
+        loss = nn.functional.cross_entropy(logits, labels)
         optimizer.zero_grad()
         loss.backward()
+        if step == 0:
+            torch.testing.assert_close(logits, expected["logits0"], **TOLERANCE)
+            summaries = {keys[name]: grad_summary(parameter) for name, parameter in network.named_parameters()}
+            assert summaries.keys() == published["grads"].keys()
+            for key, summary in published["grads"].items():
+                assert summaries[key] == pytest.approx(summary, rel=1e-9, abs=1e-9), key
+            buffers = {keys[name]: buffer for name, buffer in network.named_buffers()}
+            for key, (norm, total) in published["buffers_after_first_forward"].items():
+                assert buffers[key].norm().item() == pytest.approx(norm, rel=1e-9), key
+                assert buffers[key].sum().item() == pytest.approx(total, rel=1e-9, abs=1e-9), key
         optimizer.step()
         losses.append(loss.item())
     assert losses == pytest.approx(published["losses"], rel=1e-9)
+    with torch.no_grad():
+        logits = network.eval()(x)
+    assert (logits - expected["eval_logits_after5"]).abs().max() <= 1e-9 * logits.abs().max()
 
 
-def test_no_case_is_forgotten(whole_index: dict[str, Any]) -> None:
+def grad_summary(parameter: nn.Parameter) -> list[float]:
+    """Norm, sum and first two values of a gradient."""
+    grad = parameter.grad
+    assert grad is not None
+    return [grad.norm().item(), grad.sum().item(), *grad.flatten()[:2].tolist()]
+
+
+def test_rule_makes_the_weights_of_the_reference(reference: Path) -> None:
+    made = rule_made_state(dicenet(0.1), salt=0)
+    with np.load(reference / "reference/models/state_s0.1_salt0_f64.npz", allow_pickle=False) as arrays:
+        assert set(arrays.files) == {key for key in made if not key.endswith("num_batches_tracked")}
+        for key in arrays.files:
+            np.testing.assert_allclose(made[key].numpy(), arrays[key], rtol=1e-14, err_msg=key)
+
+
+def test_no_network_of_the_reference_is_forgotten(whole_index: dict[str, Any]) -> None:
     assert sorted(whole_index) == sorted(param.values[0] for param in whole_cases())
 
 
 @pytest.mark.parametrize("scale", CHANNELS)
-def test_keys_and_shapes_are_the_published_ones(reference: Path, scale: float) -> None:
+def test_keys_and_shapes_are_those_of_the_reference(reference: Path, scale: float) -> None:
     published = json.loads((reference / "reference/models/upstream_keys.json").read_text(encoding="utf-8"))
     with torch.device("meta"):
         network = dicenet(scale)
@@ -276,8 +334,50 @@ def test_keys_and_shapes_are_the_published_ones(reference: Path, scale: float) -
 
 
 @pytest.mark.parametrize("scale", CHANNELS)
-def test_cost_is_the_published_one(reference: Path, scale: float) -> None:
+def test_cost_is_that_of_the_reference(reference: Path, scale: float) -> None:
     text = (reference / "reference/upstream_models.yaml").read_text(encoding="utf-8")
     published = yaml.load(text, yaml.CSafeLoader)["dicenet"][scale]
     cost = architecture_cost(dicenet_architecture(scale))
     assert (cost.macs, cost.params) == (published["conv_macs"], published["params"])
+
+
+# ShuffleNetV2
+
+# The logits of EdgeNets' own ShuffleNetV2 (commit 2b232d3) with rule-made weights of salt 0, float64, for five classes
+# and a random image of 75 x 64 of seed 0.
+SHUFFLENETV2_LOGITS = {
+    0.1: (-546.0287447298471, 74.43527936857136, -701.0024465938408, 202.6041280009529, 925.4445199871326),
+    0.5: (-704.8555904672526, 2203.728733398709, 9.067636487303332, -1234.1873385768079, -198.07726670684502),
+    1.5: (-3525.1510971891344, 7443.537192106821, -3769.018435154505, 2056.4517397779578, 953.9970663714158),
+}
+
+
+@pytest.mark.parametrize("width", SHUFFLENETV2_LOGITS)
+def test_shufflenetv2_reproduces_the_reference(width: float) -> None:
+    network = shufflenetv2(width, "edgenets", num_classes=5).double().eval()
+    edgenets.load_state_dict(network, rule_made_state(network, salt=0))
+    x = np.random.RandomState(0).standard_normal((1, 3, 75, 64))
+    with torch.no_grad():
+        logits = network(torch.from_numpy(x))[0]
+    expected = torch.tensor(SHUFFLENETV2_LOGITS[width], dtype=torch.float64)
+    assert (logits - expected).abs().max() <= 1e-9 * expected.abs().max()
+
+
+def test_shufflenetv2_takes_its_classifier_as_published() -> None:
+    network = shufflenetv2(0.1, num_classes=5)
+    state = {key: network.state_dict()[name].clone() for name, key in edgenets.upstream_keys(network).items()}
+    weight = torch.randn(5, 512, 1, 1)  # a point-wise convolution there
+    edgenets.load_state_dict(network, state | {"classifier.weight": weight})
+    assert torch.equal(network.head.classifier.weight, weight[:, :, 0, 0])
+    with pytest.raises(ValueError, match=r"classifier\.weight has shape \(5, 512, 3, 1\), expected \(5, 512\)"):
+        edgenets.load_state_dict(network, state | {"classifier.weight": torch.randn(5, 512, 3, 1)})
+
+
+@pytest.mark.parametrize("width", EDGENETS_CHANNELS)
+def test_shufflenetv2_costs_the_published_closed_form(reference: Path, width: float) -> None:
+    text = (reference / "reference/upstream_models.yaml").read_text(encoding="utf-8")
+    published = yaml.load(text, yaml.CSafeLoader)["shufflenetv2"]
+    assert published.keys() == EDGENETS_CHANNELS.keys()
+    assert tuple(published[width]["channels"]) == EDGENETS_CHANNELS[width]
+    cost = architecture_cost(shufflenetv2_architecture(width))
+    assert (cost.macs, cost.params) == (published[width]["conv_macs"], published[width]["params"])
