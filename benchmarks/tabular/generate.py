@@ -50,8 +50,10 @@ def main(arguments: list[str] | None = None) -> int:
 
         return training.run(args.table, args.data, args.stop, args.limit)
     if args.command == "latency":
+        from measure import keep_memory
         from tabular import latency
 
+        keep_memory()
         return latency.run(args.json, args.size, args.runtime, args.rounds, args.limit)
     from tabular import describe
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import platform
 import statistics
 import time
@@ -57,6 +58,9 @@ def run(
         0, the exit status.
     """
     torch.set_num_threads(1)
+    load = os.getloadavg()[0]
+    if load > 0.5:
+        logger.warning("the machine is busy (load average %.1f): the figures will be noisy", load)
     chosen = architectures()[:limit]
     rows: list[dict[str, Any]] = [
         {"architecture": a.hash, "sample": compact(a), "latency_ms": {}, "quartiles_ms": {}, "macs": {}} for a in chosen
@@ -82,6 +86,7 @@ def run(
         "torch": torch.__version__,
         "platform": platform.platform(),
         "kernels": kernels.available("cpu"),
+        "load_average": round(load, 1),
     }
     lines = ",\n  ".join(json.dumps(row) for row in rows)
     atomic_write_text(path, json.dumps(head)[:-1] + f', "rows": [\n  {lines}\n]}}\n')

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.tabular import describe, table, training
+from benchmarks.tabular import describe, latency, table, training
 from benchmarks.tabular.table import SEEDS, Recipe, Table, Training, architectures, compact, header, order
 from dicenas.nets import architecture_cost
 
@@ -182,3 +182,18 @@ def test_figures_of_a_part_of_the_table() -> None:
         assert accuracies == sorted(accuracies, reverse=True)
     assert set(found["pareto"]) == {"macs", "params"}
     assert -1 <= found["noise"]["tau_between_seeds_val"] <= 1
+
+
+def test_latencies_are_written_for_every_runtime_and_size(tmp_path: Path) -> None:
+    path = tmp_path / "latency.json"
+    latency.run(path, sizes=[24, 64], runtimes=["eager", "fused"], rounds=2, limit=2)
+    found = latency.read(path)
+    assert list(found) == [architecture.hash for architecture in architectures()[:2]]
+    for times in found.values():
+        assert set(times) == {"eager_24", "fused_24", "eager_64", "fused_64"}
+        assert all(value > 0 for value in times.values())
+    with pytest.raises(ValueError, match="unknown runtime 'fast'"):
+        latency.measure(architectures()[:1], "fast", 1)
+    path.write_text("{}")
+    with pytest.raises(ValueError, match=r"latency\.json: not latencies"):
+        latency.read(path)
