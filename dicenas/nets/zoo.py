@@ -2,20 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 from dicenas.architecture import Architecture
+from dicenas.nets.mobilenetv1 import mobilenetv1_architecture
 from dicenas.nets.mobilenetv2 import mobilenetv2_architecture
+from dicenas.nets.resnet import resnet_architecture
 from dicenas.nets.shufflenetv2 import CHANNELS, dicenet_architecture
+from dicenas.nets.shufflenetv2_layouts import EDGENETS_CHANNELS, TORCHVISION_CHANNELS, shufflenetv2_architecture
 from dicenas.spelling import did_you_mean
 
 __all__ = ["list_nets", "net_architecture"]
 
-_DICENETS = {f"dicenet_{round(100 * scale):03d}": scale for scale in CHANNELS}
-_MOBILENETS = {f"mobilenetv2_{round(100 * width):03d}": width for width in (0.5, 0.75, 1.0, 1.4)}
+
+def _percent(width: float) -> str:
+    return f"{round(100 * width):03d}"
+
+
+#: Each network's name, and its architecture for a number of classes and an image size.
+_NETS: dict[str, Callable[..., Architecture]] = {
+    **{f"dicenet_{_percent(scale)}": partial(dicenet_architecture, scale) for scale in CHANNELS},
+    **{f"mobilenetv1_{_percent(w)}": partial(mobilenetv1_architecture, w) for w in (0.25, 0.5, 0.75, 1.0)},
+    **{f"mobilenetv2_{_percent(w)}": partial(mobilenetv2_architecture, w) for w in (0.5, 0.75, 1.0, 1.4)},
+    # The depth-wise ResNets of DiCENet's Table 1.
+    **{f"resnet_{_percent(w)}": partial(resnet_architecture, w) for w in (0.16, 0.25, 0.37)},
+    # torchvision's names are its own.
+    **{
+        f"shufflenetv2_x{w}".replace(".", "_"): partial(shufflenetv2_architecture, w, "torchvision")
+        for w in TORCHVISION_CHANNELS
+    },
+    **{
+        f"shufflenetv2_edgenets_{_percent(w)}": partial(shufflenetv2_architecture, w, "edgenets")
+        for w in EDGENETS_CHANNELS
+    },
+}
 
 
 def list_nets() -> list[str]:
     """Return the names of the networks that :func:`net_architecture` knows, sorted."""
-    return sorted([*_DICENETS, *_MOBILENETS])
+    return sorted(_NETS)
 
 
 def net_architecture(name: str, num_classes: int = 1000, image_size: int | tuple[int, int] = 224) -> Architecture:
@@ -24,9 +50,7 @@ def net_architecture(name: str, num_classes: int = 1000, image_size: int | tuple
     Raises:
         ValueError: There is no such network; the message names the nearest one.
     """
-    if name in _DICENETS:
-        return dicenet_architecture(_DICENETS[name], num_classes, image_size)
-    if name in _MOBILENETS:
-        return mobilenetv2_architecture(_MOBILENETS[name], num_classes, image_size)
-    known = list_nets()
-    raise ValueError(f"unknown network {name!r}{did_you_mean(name, known)} (known: {', '.join(known)})")
+    if name not in _NETS:
+        known = list_nets()
+        raise ValueError(f"unknown network {name!r}{did_you_mean(name, known)} (known: {', '.join(known)})")
+    return _NETS[name](num_classes=num_classes, image_size=image_size)
