@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import random
+import shutil
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -42,22 +45,41 @@ def pytest_configure(config: pytest.Config) -> None:
     config.add_cleanup(patch.undo)
 
 
+def gpu_is_present() -> bool:
+    """Asks the driver, not torch, which the process that only hands out tests does not import."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    count = ctypes.c_int()
+    return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
+
+
+#: Fixtures that not every machine has what it takes for: whether this one does, and what is said where it does not.
+NEEDS = {
+    "reference": (reference_is_present, f"No reference data in {REFERENCE} (DICENAS_REFERENCE)"),
+    "gpu": (gpu_is_present, "No CUDA device"),
+    "nvcc": (lambda: shutil.which("nvcc") is not None, "No nvcc on PATH"),
+}
+
+
+def missing() -> list[str]:
+    return [name for name, (present, _) in NEEDS.items() if not present()]
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if reference_is_present():
-        return
+    lacking = set(missing())
     kept: list[pytest.Item] = []
     deselected: list[pytest.Item] = []
     for item in items:
-        (deselected if "reference" in getattr(item, "fixturenames", ()) else kept).append(item)
+        (deselected if lacking.intersection(getattr(item, "fixturenames", ())) else kept).append(item)
     config.hook.pytest_deselected(items=deselected)
     items[:] = kept
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if not reference_is_present():
-        terminalreporter.write_line(
-            f"No reference data in {REFERENCE} (DICENAS_REFERENCE): the tests that need it were deselected."
-        )
+    for name in missing():
+        terminalreporter.write_line(f"{NEEDS[name][1]}: the tests that need it were deselected.")
 
 
 def pytest_runtest_setup() -> None:
@@ -73,3 +95,20 @@ def pytest_runtest_setup() -> None:
 def reference() -> Path:
     """The folder of the reference data: ``DICENAS_REFERENCE``, by default ``../shared``."""
     return REFERENCE
+
+
+@pytest.fixture(scope="session")
+def gpu() -> Any:
+    """The first CUDA device, as a ``torch.device``."""
+    import torch
+
+    assert torch.cuda.is_available(), f"there is a CUDA device, but torch {torch.__version__} cannot use it"
+    return torch.device("cuda", 0)
+
+
+@pytest.fixture(scope="session")
+def nvcc() -> str:
+    """The CUDA compiler."""
+    found = shutil.which("nvcc")
+    assert found is not None
+    return found
