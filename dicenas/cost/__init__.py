@@ -1,8 +1,16 @@
 """What a network costs: multiply-adds, parameters, memory, latency. Needs torch, and thop for counting."""
 
-from dicenas.cost.breakdown import LAYER_KINDS, KindCost, LayerKind, cost_by_kind, layer_kind, module_times_ms
+from dicenas.cost.breakdown import (
+    LAYER_KINDS,
+    LayerCost,
+    LayerKind,
+    cost_by_kind,
+    layer_costs,
+    layer_kind,
+    module_times_ms,
+)
 from dicenas.cost.device import device_name, resolve_device
-from dicenas.cost.latency import DTYPES, RUNTIMES, LatencyResult, measure_latency
+from dicenas.cost.latency import Comparison, LatencyResult, compare_latency, measure_interleaved, measure_latency
 from dicenas.cost.macs import (
     CountedModule,
     MacsRule,
@@ -13,26 +21,36 @@ from dicenas.cost.macs import (
     register_macs_rule,
 )
 from dicenas.cost.memory import peak_memory_mb
+from dicenas.cost.profile import BlockProfile, profile_blocks
+from dicenas.cost.runtimes import DTYPES, MEMORY_FORMATS, RUNTIMES, LatencySettings
 
 __all__ = [
     "DTYPES",
     "LAYER_KINDS",
+    "MEMORY_FORMATS",
     "RUNTIMES",
+    "BlockProfile",
+    "Comparison",
     "CountedModule",
-    "KindCost",
     "LatencyResult",
+    "LatencySettings",
+    "LayerCost",
     "LayerKind",
     "MacsRule",
     "UncountedModuleError",
+    "compare_latency",
     "cost_by_kind",
     "count_macs",
     "count_modules",
     "count_params",
     "device_name",
+    "layer_costs",
     "layer_kind",
+    "measure_interleaved",
     "measure_latency",
     "module_times_ms",
     "peak_memory_mb",
+    "profile_blocks",
     "register_macs_rule",
     "resolve_device",
 ]

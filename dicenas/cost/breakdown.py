@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,10 +11,10 @@ from typing import Any, Literal, TypeAlias, get_args
 import torch
 from torch import Tensor, nn
 
-from dicenas.cost.macs import CountedModule, count_modules
-from dicenas.ops import DimConv
+from dicenas.cost.macs import count_modules
+from dicenas.ops import Cost, DimConv
 
-__all__ = ["LAYER_KINDS", "KindCost", "LayerKind", "cost_by_kind", "layer_kind", "module_times_ms"]
+__all__ = ["LAYER_KINDS", "LayerCost", "LayerKind", "cost_by_kind", "layer_costs", "layer_kind", "module_times_ms"]
 
 LayerKind: TypeAlias = Literal["standard", "point-wise", "efficient", "linear", "other"]
 
@@ -28,18 +27,18 @@ _WARM_UP_RUNS = 2
 
 
 @dataclass(frozen=True)
-class KindCost:
-    """What the layers of one kind cost together.
+class LayerCost:
+    """What a layer costs.
 
     Attributes:
-        macs: Multiply-adds of the batch.
-        params: Parameters.
-        modules: Names of the layers.
+        name: Name in the network; empty for the network itself.
+        kind: Its kind.
+        cost: Multiply-adds of the batch, of all its calls, and parameters.
     """
 
-    macs: int
-    params: int
-    modules: tuple[str, ...]
+    name: str
+    kind: LayerKind
+    cost: Cost
 
 
 def layer_kind(module: nn.Module, out_shape: tuple[int, ...]) -> LayerKind:
@@ -63,8 +62,8 @@ def layer_kind(module: nn.Module, out_shape: tuple[int, ...]) -> LayerKind:
     return "point-wise" if is_pointwise else "standard"
 
 
-def cost_by_kind(module: nn.Module, input_size: tuple[int, ...], *, batch: int = 1) -> dict[LayerKind, KindCost]:
-    """Return what each kind of layer costs; the sums are the network's totals.
+def layer_costs(module: nn.Module, input_size: tuple[int, ...], *, batch: int = 1) -> list[LayerCost]:
+    """Return what each layer of a network costs; the sums are the network's totals.
 
     Args:
         module: Any network; one built on the meta device will do.
@@ -72,27 +71,32 @@ def cost_by_kind(module: nn.Module, input_size: tuple[int, ...], *, batch: int =
         batch: Images in the forward pass.
 
     Returns:
-        An entry for each of :data:`LAYER_KINDS`, in their order.
+        The layers in the order of ``module.named_modules()``, norms and activations among them.
 
     Raises:
         UncountedModuleError: A module has parameters that no rule of :func:`~dicenas.cost.count_macs` counts.
         ImportError: thop is not installed.
     """
-    found: dict[LayerKind, list[CountedModule]] = {kind: [] for kind in LAYER_KINDS}
-    for counted in count_modules(module, input_size, batch=batch):
-        found[layer_kind(counted.module, counted.out_shape)].append(counted)
-    return {
-        kind: KindCost(
-            sum(counted.macs for counted in layers),
-            sum(parameter.numel() for counted in layers for parameter in counted.module.parameters()),
-            tuple(counted.name for counted in layers),
+    return [
+        LayerCost(
+            counted.name,
+            layer_kind(counted.module, counted.out_shape),
+            Cost(counted.macs, sum(parameter.numel() for parameter in counted.module.parameters())),
         )
-        for kind, layers in found.items()
-    }
+        for counted in count_modules(module, input_size, batch=batch)
+    ]
+
+
+def cost_by_kind(layers: Iterable[LayerCost]) -> dict[LayerKind, Cost]:
+    """Add up the costs of layers: an entry for each of :data:`LAYER_KINDS`, in their order."""
+    costs = dict.fromkeys(LAYER_KINDS, Cost())
+    for layer in layers:
+        costs[layer.kind] += layer.cost
+    return costs
 
 
 def module_times_ms(network: nn.Module, modules: Iterable[str], x: Tensor, *, repeats: int = 10) -> dict[str, float]:
-    """Measure how long modules of a network take within its forward pass: the medians of some runs.
+    """Measure how long modules of a network take within its forward pass: each in its fastest, least disturbed run.
 
     The clock is read before and behind each module, on CUDA by events, so the network itself runs somewhat slower:
     the times tell where the time goes; how much there is :func:`~dicenas.cost.measure_latency` tells.
@@ -121,7 +125,7 @@ def module_times_ms(network: nn.Module, modules: Iterable[str], x: Tensor, *, re
         for module in was_training:
             module.training = True
     timed = runs[_WARM_UP_RUNS:]
-    return {name: statistics.median(run[name] for run in timed) for name in watched}
+    return {name: min(run[name] for run in timed) for name in watched}
 
 
 @contextmanager

@@ -1,46 +1,30 @@
-"""Latency of a network, measured on the device that is asked for."""
+"""Latency of networks, measured on the device that is asked for: one by itself, or several that take turns."""
 
 from __future__ import annotations
 
-import copy
 import datetime
-import math
 import platform
+import random
 import statistics
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeAlias
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dicenas.cost.device import device_name, resolve_device
-from dicenas.nets import fuse_for_inference
-from dicenas.ops import kernels
-from dicenas.spelling import did_you_mean
+from dicenas.cost.runtimes import LatencySettings, as_runtime, prepare, using_threads
+from dicenas.cost.timing import Method, Timer, Verdict, cpu_timer, cuda_timer, median_interval, repeat, summarize
 
-__all__ = ["DTYPES", "RUNTIMES", "LatencyResult", "measure_latency", "summarize"]
-
-#: Number types by name.
-DTYPES: dict[str, torch.dtype] = {
-    "float32": torch.float32,
-    "float16": torch.float16,
-    "bfloat16": torch.bfloat16,
-    "float64": torch.float64,
-}
-#: Ways to run a network: ``eager`` without native kernels, ``kernels`` with those that are loaded, ``fused`` by
-#: :func:`dicenas.fuse_for_inference`, ``compiled`` by ``torch.compile``.
-RUNTIMES = ("eager", "kernels", "fused", "compiled")
-
-Verdict: TypeAlias = Literal["ok", "noisy"]
-#: Runs the network once and returns the milliseconds that it took.
-_Timer: TypeAlias = Callable[[], float]
-
-_WARM_UP_RUNS = 3
-_LEAST_REPEATS = 10
-_ACCEPTED_INTERVAL = 0.03  # width of the median's 95 % interval, as a share of the median
+__all__ = [
+    "Comparison",
+    "LatencyResult",
+    "compare_latency",
+    "measure_interleaved",
+    "measure_latency",
+]
 
 
 @dataclass(frozen=True)
@@ -83,7 +67,7 @@ class LatencyResult:
     device: str
     device_name: str
     runtime: str
-    method: Literal["clock", "graph", "events"]
+    method: Method
     dtype: str
     batch: int
     input_size: tuple[int, ...]
@@ -108,6 +92,7 @@ def measure_latency(
     dtype: str = "float32",
     threads: int | None = None,
     runtime: str = "kernels",
+    memory_format: str = "contiguous",
     time_limit_s: float = 0.5,
 ) -> LatencyResult:
     """Measure how long a forward pass takes, in evaluation mode and without gradients.
@@ -120,39 +105,152 @@ def measure_latency(
         input_size: Shape of one input without the batch, such as ``(3, 224, 224)``.
         device: ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
         batch: Images in the batch.
-        dtype: One of :data:`DTYPES`.
+        dtype: One of :data:`~dicenas.cost.DTYPES`.
         threads: CPU threads while measuring; those set in torch where it is None.
-        runtime: One of :data:`RUNTIMES`.
+        runtime: One of :data:`~dicenas.cost.RUNTIMES`.
+        memory_format: One of :data:`~dicenas.cost.MEMORY_FORMATS`.
         time_limit_s: Limit of the timed runs together, in seconds; warm-up and compilation come on top.
 
     Raises:
         ValueError: A device that is not there, or an unknown dtype, runtime, batch, number of threads or time limit.
     """
-    target = resolve_device(device)
-    if dtype not in DTYPES:
-        raise ValueError(f"unknown dtype {dtype!r}{did_you_mean(dtype, DTYPES)} ({', '.join(DTYPES)})")
-    if runtime not in RUNTIMES:
-        raise ValueError(f"unknown runtime {runtime!r}{did_you_mean(runtime, RUNTIMES)} ({', '.join(RUNTIMES)})")
-    if batch < 1 or (threads is not None and threads < 1):
-        raise ValueError(f"batch {batch} and threads {threads} should be at least 1")
-    if not time_limit_s >= 0:
-        raise ValueError(f"time_limit_s {time_limit_s} should be a number of seconds, at least 0")
-    twin = copy.deepcopy(module).eval().to(target, DTYPES[dtype])
-    x = torch.randn(batch, *input_size, generator=torch.Generator().manual_seed(0)).to(target, DTYPES[dtype])
-    with _threads(threads) as used_threads, _runtime(twin, runtime) as run, torch.inference_mode():
-        timer, method = _cpu_timer(run, x) if target.type == "cpu" else _cuda_timer(run, x)
-        times_ms = _repeat(timer, time_limit_s)
+    settings = LatencySettings(str(device), batch, dtype, threads, runtime, memory_format)
+    _check_time_limit(time_limit_s)
+    with ExitStack() as stack:
+        timer, method = _timer(stack, module, input_size, settings)
+        times_ms = repeat(timer, time_limit_s)
+        return _result(times_ms, method, input_size, settings)
+
+
+def measure_interleaved(
+    modules: Mapping[str, nn.Module],
+    input_size: tuple[int, ...],
+    settings: LatencySettings,
+    *,
+    rounds: int = 20,
+    seed: int = 0,
+) -> dict[str, LatencyResult]:
+    """Measure several modules that take turns, so that a machine that slows down slows all of them down.
+
+    Args:
+        modules: The modules by name; they are not changed.
+        input_size: Shape of one input without the batch; the same for all.
+        settings: Under what they are measured.
+        rounds: How often each of them is timed, in an order that is drawn anew in every round.
+        seed: Of that order.
+
+    Raises:
+        ValueError: No module, fewer than two rounds, or the ``compiled`` runtime, of which torch holds one at a time.
+    """
+    times_ms, methods = _interleaved(modules, input_size, settings, rounds, seed)
+    return {name: _result(times_ms[name], methods[name], input_size, settings) for name in modules}
+
+
+ComparisonVerdict: TypeAlias = Literal["faster", "slower", "indistinguishable"]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two modules measured in turns.
+
+    Attributes:
+        first: Latency of the first.
+        second: Latency of the second.
+        ratio: Median over the rounds of the first's time divided by the second's in the same round.
+        ratio_interval: 95 % confidence interval of that median.
+        verdict: What the first is, ``"indistinguishable"`` where the interval holds 1.
+    """
+
+    first: LatencyResult
+    second: LatencyResult
+    ratio: float
+    ratio_interval: tuple[float, float]
+
+    @property
+    def verdict(self) -> ComparisonVerdict:
+        """Whether the first is faster or slower than the second, or no difference was seen."""
+        low, high = self.ratio_interval
+        if low <= 1 <= high:
+            return "indistinguishable"
+        return "faster" if high < 1 else "slower"
+
+
+def compare_latency(
+    first: nn.Module,
+    second: nn.Module,
+    input_size: tuple[int, ...],
+    settings: LatencySettings | None = None,
+    *,
+    rounds: int = 40,
+) -> Comparison:
+    """Compare two modules by runs in turns: ratios within a round cancel what slows both of them down.
+
+    Args:
+        first: One module.
+        second: The other.
+        input_size: Shape of one input without the batch; the same for both.
+        settings: Under what they are measured.
+        rounds: How often each is timed.
+
+    Raises:
+        ValueError: As :func:`measure_interleaved`.
+    """
+    settings = settings or LatencySettings()
+    times_ms, methods = _interleaved({"first": first, "second": second}, input_size, settings, rounds, seed=0)
+    ratios = sorted(a / b for a, b in zip(times_ms["first"], times_ms["second"], strict=True))
+    results = {name: _result(times_ms[name], methods[name], input_size, settings) for name in times_ms}
+    return Comparison(results["first"], results["second"], statistics.median(ratios), median_interval(ratios))
+
+
+def _interleaved(
+    modules: Mapping[str, nn.Module],
+    input_size: tuple[int, ...],
+    settings: LatencySettings,
+    rounds: int,
+    seed: int,
+) -> tuple[dict[str, list[float]], dict[str, Method]]:
+    """Return the times of each module, round by round, and how they were taken."""
+    if not modules or rounds < 2:
+        raise ValueError(f"{len(modules)} modules, {rounds} rounds: there should be at least one module and two rounds")
+    if settings.runtime == "compiled":
+        raise ValueError("compiled networks cannot take turns: torch keeps one of them at a time")
+    names = list(modules)
+    order = random.Random(seed)
+    with ExitStack() as stack:
+        timers = {name: _timer(stack, module, input_size, settings) for name, module in modules.items()}
+        times_ms: dict[str, list[float]] = {name: [] for name in names}
+        for _ in range(rounds):
+            for name in order.sample(names, len(names)):
+                times_ms[name].append(timers[name][0]())
+    return times_ms, {name: method for name, (_, method) in timers.items()}
+
+
+def _timer(
+    stack: ExitStack, module: nn.Module, input_size: tuple[int, ...], settings: LatencySettings
+) -> tuple[Timer, Method]:
+    """Make a module ready to be timed for as long as the stack is open."""
+    twin, x = prepare(module, input_size, settings)
+    stack.enter_context(using_threads(settings.threads))
+    run = stack.enter_context(as_runtime(twin, settings.runtime, x))
+    stack.enter_context(torch.inference_mode())
+    return cpu_timer(run, x) if x.device.type == "cpu" else cuda_timer(run, x)
+
+
+def _result(
+    times_ms: list[float], method: Method, input_size: tuple[int, ...], settings: LatencySettings
+) -> LatencyResult:
+    device = resolve_device(settings.device)
     return LatencyResult(
         **summarize(times_ms),
-        device=str(target),
-        device_name=device_name(target),
-        runtime=runtime,
+        device=str(device),
+        device_name=device_name(device),
+        runtime=settings.runtime,
         method=method,
-        dtype=dtype,
-        batch=batch,
+        dtype=settings.dtype,
+        batch=settings.batch,
         input_size=tuple(input_size),
-        memory_format="contiguous",
-        threads=used_threads,
+        memory_format=settings.memory_format,
+        threads=settings.threads or torch.get_num_threads(),
         torch_version=torch.__version__,
         python_version=platform.python_version(),
         platform=platform.platform(),
@@ -160,143 +258,6 @@ def measure_latency(
     )
 
 
-def summarize(times_ms: Sequence[float]) -> dict[str, Any]:
-    """Return the statistics of :class:`LatencyResult` for measured times.
-
-    The interval of the median is distribution-free: order statistics around the middle.
-    """
-    ordered = sorted(times_ms)
-    low, high = _median_interval(ordered)
-    median = statistics.median(ordered)
-    return {
-        "latency_ms": median,
-        "p25_ms": _quantile(ordered, 0.25),
-        "p75_ms": _quantile(ordered, 0.75),
-        "p90_ms": _quantile(ordered, 0.9),
-        "min_ms": ordered[0],
-        "interval_ms": (low, high),
-        "repeats": len(ordered),
-        "verdict": "ok" if high - low <= _ACCEPTED_INTERVAL * median else "noisy",
-    }
-
-
-def _repeat(timer: _Timer, time_limit_s: float, clock: Callable[[], float] = time.perf_counter) -> list[float]:
-    """Take times until their median is known well enough or the time is over."""
-    times_ms: list[float] = []
-    start = clock()
-    while True:
-        times_ms.append(timer())
-        if len(times_ms) < _LEAST_REPEATS:
-            continue
-        if clock() - start >= time_limit_s or summarize(times_ms)["verdict"] == "ok":
-            return times_ms
-
-
-def _median_interval(ordered: Sequence[float]) -> tuple[float, float]:
-    # Ranks that the median lies between with a probability of 95 %: binomial, in its normal approximation.
-    spread = 0.98 * math.sqrt(len(ordered))
-    middle = (len(ordered) - 1) / 2
-    low, high = math.floor(middle - spread), math.ceil(middle + spread)
-    return ordered[max(low, 0)], ordered[min(high, len(ordered) - 1)]
-
-
-def _quantile(ordered: Sequence[float], share: float) -> float:
-    position = share * (len(ordered) - 1)
-    below = math.floor(position)
-    above = min(below + 1, len(ordered) - 1)
-    return ordered[below] + (position - below) * (ordered[above] - ordered[below])
-
-
-def _cpu_timer(run: Callable[[Tensor], Any], x: Tensor) -> tuple[_Timer, Literal["clock"]]:
-    for _ in range(_WARM_UP_RUNS):
-        run(x)
-
-    def timer() -> float:
-        start = time.perf_counter_ns()
-        run(x)
-        return (time.perf_counter_ns() - start) / 1e6
-
-    return timer, "clock"
-
-
-def _cuda_timer(run: Callable[[Tensor], Any], x: Tensor) -> tuple[_Timer, Literal["graph", "events"]]:
-    with torch.cuda.device(x.device):
-        # A stream of its own, as capture asks for, and of this device; libraries allocate workspaces in the warm-up.
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(_WARM_UP_RUNS):
-                run(x)
-            graph = None if _synchronizes(run, x) else _captured(run, x, stream)
-        torch.cuda.current_stream().wait_stream(stream)
-
-    def once() -> None:
-        if graph is None:
-            run(x)
-        else:
-            graph.replay()
-
-    def timer() -> float:
-        with torch.cuda.device(x.device):
-            start = torch.cuda.Event(enable_timing=True)
-            end = torch.cuda.Event(enable_timing=True)
-            once()  # keeps the device busy until the host has enqueued the run that is timed
-            start.record()
-            once()
-            end.record()
-            end.synchronize()
-            return start.elapsed_time(end)
-
-    return timer, "events" if graph is None else "graph"
-
-
-def _synchronizes(run: Callable[[Tensor], Any], x: Tensor) -> bool:
-    """Whether a network waits for the device, as ``item()`` does: trying to capture it would harm torch's state."""
-    mode = torch.cuda.get_sync_debug_mode()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        run(x)
-    except RuntimeError:
-        return True
-    finally:
-        torch.cuda.set_sync_debug_mode(mode)
-    return False
-
-
-def _captured(run: Callable[[Tensor], Any], x: Tensor, stream: torch.cuda.Stream) -> torch.cuda.CUDAGraph | None:
-    """Capture a run; None where something in it cannot be captured."""
-    graph = torch.cuda.CUDAGraph()
-    try:
-        # Threads that load data meanwhile are no part of it.
-        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
-            run(x)
-    except RuntimeError:
-        torch.cuda.synchronize()
-        return None
-    return graph
-
-
-@contextmanager
-def _runtime(module: nn.Module, runtime: str) -> Iterator[Callable[[Tensor], Any]]:
-    if runtime == "eager":
-        with kernels.disabled():
-            yield module
-    elif runtime == "fused":
-        yield fuse_for_inference(module)
-    elif runtime == "compiled":
-        # torch keeps what it compiled by the code of forward(), which all networks share: from the second on it would
-        # take sizes that changed for dynamic, and after the eighth run the next one uncompiled.
-        torch.compiler.reset()
-        yield torch.compile(module)
-    else:
-        yield module
-
-
-@contextmanager
-def _threads(threads: int | None) -> Iterator[int]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads or before)
-    try:
-        yield torch.get_num_threads()
-    finally:
-        torch.set_num_threads(before)
+def _check_time_limit(time_limit_s: float) -> None:
+    if not time_limit_s >= 0:
+        raise ValueError(f"time_limit_s {time_limit_s} should be a number of seconds, at least 0")

@@ -19,8 +19,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from dicenas.cost import DTYPES, LatencyResult, latency, measure_latency
-from dicenas.cost.latency import summarize
+from dicenas.cost import (
+    DTYPES,
+    LatencyResult,
+    LatencySettings,
+    compare_latency,
+    latency,
+    measure_interleaved,
+    measure_latency,
+    timing,
+)
+from dicenas.cost.timing import summarize
 from dicenas.nets import FusedDiCE, dicenet
 from dicenas.ops import DiCE, kernels
 
@@ -220,25 +229,25 @@ class Watch:
 
 def test_steady_times_stop_at_the_least_repeats() -> None:
     watch = Watch(2.0, 2.01)
-    assert latency._repeat(watch.run, 60, watch.clock) == [2.0, 2.01] * 5
+    assert timing.repeat(watch.run, 60, watch.clock) == [2.0, 2.01] * 5
 
 
 @pytest.mark.parametrize(("limit_s", "repeats"), [(0.0, 10), (0.0301, 21), (0.3, 200)])
 def test_noisy_times_stop_at_the_limit(limit_s: float, repeats: int) -> None:
     watch = Watch(1.0, 2.0)
-    times_ms = latency._repeat(watch.run, limit_s, watch.clock)
+    times_ms = timing.repeat(watch.run, limit_s, watch.clock)
     assert abs(len(times_ms) - repeats) <= 1
     assert summarize(times_ms)["verdict"] == "noisy"
 
 
 def test_slow_runs_repeat_ten_times_all_the_same() -> None:
     watch = Watch(1000.0, 5000.0)
-    assert len(latency._repeat(watch.run, 0.5, watch.clock)) == 10
+    assert len(timing.repeat(watch.run, 0.5, watch.clock)) == 10
 
 
 def test_times_with_outliers_are_repeated_until_the_median_is_known() -> None:
     watch = Watch(1.0, 5.0, 1.01, 1.02, 1.0)
-    times_ms = latency._repeat(watch.run, 60, watch.clock)
+    times_ms = timing.repeat(watch.run, 60, watch.clock)
     assert 10 < len(times_ms) < 200
     assert summarize(times_ms)["verdict"] == "ok"
     assert summarize(times_ms[:-1])["verdict"] == "noisy"
@@ -287,7 +296,7 @@ def test_statistics_agree_with_the_standard_library(times_ms: list[float]) -> No
 @pytest.mark.parametrize("repeats", range(10, 60))
 def test_interval_covers_the_median_with_95_percent(repeats: int) -> None:
     """Exactly, by the binomial distribution of how many runs fall below the true median."""
-    low, high = (int(rank) for rank in latency._median_interval(range(repeats)))
+    low, high = (int(rank) for rank in timing.median_interval(range(repeats)))
     # The interval misses where all but `low` runs lie on one side of the median.
     missed = sum(math.comb(repeats, below) for below in range(low + 1)) / 2**repeats
     missed += sum(math.comb(repeats, above) for above in range(repeats - high)) / 2**repeats
@@ -367,7 +376,7 @@ def test_cuda_times_are_those_between_events(
     monkeypatch: pytest.MonkeyPatch, synchronizes: bool, captures: bool, method: str
 ) -> None:
     fake = FakeCuda(monkeypatch, synchronizes, captures)
-    timer, used = latency._cuda_timer(fake.run, torch.zeros(1))
+    timer, used = timing.cuda_timer(fake.run, torch.zeros(1))
     assert used == method
     assert fake.mode == 0  # as it was
     assert ("capture" in fake.log) == (not synchronizes)  # a capture that has to fail is not tried
@@ -378,3 +387,76 @@ def test_cuda_times_are_those_between_events(
     assert timer() == 1
     # The run before the first event hides the host's launch of the one that is timed.
     assert fake.log == [once, "record", once, "record", "synchronize"]
+
+
+def test_onnxruntime_runs_a_session(probe: Probe) -> None:
+    result = measure_latency(dicenet(0.1, 5, 32), (3, 32, 32), runtime="onnxruntime", threads=1, time_limit_s=0)
+    assert (result.runtime, result.method) == ("onnxruntime", "clock")
+    with pytest.raises(ValueError, match="contiguous float32 networks on the cpu"):
+        measure_latency(probe, (3,), runtime="onnxruntime", dtype="float64")
+
+
+class Order(nn.Module):
+    """Writes down when it is run."""
+
+    seen: ClassVar[list[int]] = []
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen.append(self.number)
+        return x
+
+
+def test_interleaved_modules_take_turns() -> None:
+    Order.seen.clear()
+    results = measure_interleaved({str(i): Order(i) for i in range(3)}, (1,), LatencySettings(threads=1), rounds=8)
+    assert list(results) == ["0", "1", "2"]
+    assert {result.repeats for result in results.values()} == {8}
+    rounds = [Order.seen[-3 * n : len(Order.seen) - 3 * (n - 1)] for n in range(8, 0, -1)]
+    assert all(sorted(order) == [0, 1, 2] for order in rounds)
+    assert len({tuple(order) for order in rounds}) > 1
+    with pytest.raises(ValueError, match="one module and two rounds"):
+        measure_interleaved({}, (1,), LatencySettings())
+    with pytest.raises(ValueError, match="compiled networks cannot take turns"):
+        measure_interleaved({"a": Order(0)}, (1,), LatencySettings(runtime="compiled"))
+
+
+@pytest.mark.parametrize(
+    ("factors", "verdict"),
+    [((2.0, 2.1, 1.9), "slower"), ((0.5, 0.51), "faster"), ((0.9, 1.1), "indistinguishable")],
+)
+def test_comparison_is_by_ratios_within_a_round(
+    factors: tuple[float, ...], verdict: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The machine drifts by a factor of ten, the ratio of the two does not."""
+    rounds = 30
+    drift = [1 + 9 * i / rounds for i in range(rounds)]
+    times_ms = {"first": [d * factors[i % len(factors)] for i, d in enumerate(drift)], "second": drift}
+    monkeypatch.setattr(latency, "_interleaved", lambda *_, **__: (times_ms, dict.fromkeys(times_ms, "clock")))
+    comparison = compare_latency(nn.Identity(), nn.Identity(), (1,), rounds=rounds)
+    assert comparison.verdict == verdict
+    low, high = comparison.ratio_interval
+    assert low <= comparison.ratio <= high
+
+
+def test_compared_modules_are_both_run() -> None:
+    Order.seen.clear()
+    comparison = compare_latency(Order(1), Order(2), (1,), rounds=5)
+    assert (comparison.first.repeats, comparison.second.repeats) == (5, 5)
+    assert Order.seen.count(1) == Order.seen.count(2)
+
+
+def test_memory_format_reaches_the_module() -> None:
+    seen = []
+
+    class Layout(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(x.is_contiguous(memory_format=torch.channels_last))
+            return x
+
+    result = measure_latency(Layout(), (3, 4, 4), memory_format="channels_last", time_limit_s=0)
+    assert result.memory_format == "channels_last"
+    assert set(seen) == {True}
