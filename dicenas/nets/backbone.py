@@ -221,14 +221,20 @@ class Backbone(ABC):
         assert block.op is not None
         return candidate_cost(self.candidate(block.op), self.op_arguments(block))
 
-    def _build_entry(self, block: BlockSpec, in_channels: int, out_channels: int) -> nn.Module:
-        """Build the first point-wise convolution of a block, or what its op puts in its place."""
+    def _own_entry(self, block: BlockSpec, in_channels: int, out_channels: int) -> nn.Module | None:
+        """Build what the op of a block puts in place of its first point-wise convolution, if anything."""
         assert block.op is not None
         entry = parse_candidate(self.candidate(block.op))[0].entry
-        activation = self.op_arguments(block).activation
-        if entry is not None:
-            return entry.build(in_channels, out_channels, block.in_size, activation)
-        return ConvNormAct(in_channels, out_channels, 1, activation=activation)
+        if entry is None:
+            return None
+        return entry.build(in_channels, out_channels, block.in_size, self.op_arguments(block).activation)
+
+    def _build_entry(self, block: BlockSpec, in_channels: int, out_channels: int) -> nn.Module:
+        """Build the first point-wise convolution of a block, or what its op puts in its place."""
+        own = self._own_entry(block, in_channels, out_channels)
+        if own is not None:
+            return own
+        return ConvNormAct(in_channels, out_channels, 1, activation=self.op_arguments(block).activation)
 
     def _entry_cost(self, block: BlockSpec, in_channels: int, out_channels: int) -> Cost:
         assert block.op is not None

@@ -40,6 +40,7 @@ class InvertedResidual(nn.Module):
         stride: Stride of the op.
         op: Module that maps ``hidden_channels`` to ``out_channels`` with the stride, linear at its end.
         activation: Name of the activation behind the expansion.
+        entry: Module in place of the expansion's point-wise convolution.
     """
 
     def __init__(
@@ -50,11 +51,14 @@ class InvertedResidual(nn.Module):
         stride: int,
         op: nn.Module,
         activation: str = "relu6",
+        entry: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.expand: nn.Module = nn.Identity()
         if hidden_channels != in_channels:
-            self.expand = ConvNormAct(in_channels, hidden_channels, 1, activation=activation)
+            self.expand = (
+                ConvNormAct(in_channels, hidden_channels, 1, activation=activation) if entry is None else entry
+            )
         self.op = op
         self.residual = stride == 1 and in_channels == out_channels
 
@@ -145,8 +149,11 @@ class MobileNetV2(Backbone):
         op = self._build_op(block, final_activation=False)
         if block.op == "skip":
             return op
+        entry = None
+        if block.hidden_channels != block.in_channels:
+            entry = self._own_entry(block, block.in_channels, block.hidden_channels)
         return InvertedResidual(
-            block.in_channels, block.hidden_channels, block.out_channels, block.stride, op, self.activation
+            block.in_channels, block.hidden_channels, block.out_channels, block.stride, op, self.activation, entry
         )
 
     def block_cost(self, block: BlockSpec) -> Cost:
@@ -158,10 +165,7 @@ class MobileNetV2(Backbone):
             )
         if block.op == "skip" or block.hidden_channels == block.in_channels:
             return self._op_cost(block)
-        expand = conv_norm_act_cost(
-            block.in_channels, block.hidden_channels, 1, block.in_size, activation=self.activation
-        )
-        return expand + self._op_cost(block)
+        return self._entry_cost(block, block.in_channels, block.hidden_channels) + self._op_cost(block)
 
 
 register_backbone(MobileNetV2())

@@ -64,18 +64,30 @@ class ShuffleUnit(nn.Module):
         out_channels: Channels of the output, even.
         op: Module that keeps the shape of ``out_channels - round(in_channels / 2)`` channels.
         activation: Name of the activation behind the point-wise convolution.
+        entry: Module in place of the point-wise convolution.
 
     Raises:
         ValueError: ``out_channels`` is odd: two groups cannot be shuffled.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, op: nn.Module, activation: str = "prelu") -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        op: nn.Module,
+        activation: str = "prelu",
+        entry: nn.Module | None = None,
+    ) -> None:
         super().__init__()
         if out_channels % 2:
             raise ValueError(f"out_channels {out_channels} is odd; a shuffle of two groups needs an even number")
         passed = round(in_channels / 2)
         self.split = (passed, in_channels - passed)
-        self.pointwise = ConvNormAct(in_channels - passed, out_channels - passed, 1, activation=activation)
+        self.pointwise = (
+            ConvNormAct(in_channels - passed, out_channels - passed, 1, activation=activation)
+            if entry is None
+            else entry
+        )
         self.op = op
         self.shuffle = ChannelShuffle(2)
 
@@ -93,18 +105,28 @@ class StridedShuffleUnit(nn.Module):
         op: Module of stride 2 that keeps ``out_channels / 2`` channels, the right branch's behind a point-wise
             convolution.
         activation: Name of the activation.
+        entry: Module in place of that point-wise convolution.
 
     Raises:
         ValueError: ``out_channels`` is odd: two branches cannot share them.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, op: nn.Module, activation: str = "prelu") -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        op: nn.Module,
+        activation: str = "prelu",
+        entry: nn.Module | None = None,
+    ) -> None:
         super().__init__()
         if out_channels % 2:
             raise ValueError(f"out_channels {out_channels} is odd; two branches need an even number")
         channels = out_channels // 2
         self.left = SeparableConv(in_channels, channels, stride=2, activation=activation)
-        self.right = nn.Sequential(ConvNormAct(in_channels, channels, 1, activation=activation), op)
+        self.right = nn.Sequential(
+            ConvNormAct(in_channels, channels, 1, activation=activation) if entry is None else entry, op
+        )
         self.shuffle = ChannelShuffle(2)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -218,11 +240,14 @@ class ShuffleNetV2(Backbone):
         assert block.op is not None
         if block.kind == "unit":
             op = self._build_op(block, final_activation=True)
-            return ShuffleUnit(block.in_channels, block.out_channels, op, self.activation)
+            passed = round(block.in_channels / 2)
+            entry = self._own_entry(block, block.in_channels - passed, block.out_channels - passed)
+            return ShuffleUnit(block.in_channels, block.out_channels, op, self.activation, entry)
         if (unit := self._downsample(block)) is not None:
             return unit.build(block.in_channels, block.size, parse_candidate(block.op)[1], self.activation)
         op = self._build_op(block, final_activation=True)
-        return StridedShuffleUnit(block.in_channels, block.out_channels, op, self.activation)
+        entry = self._own_entry(block, block.in_channels, block.out_channels // 2)
+        return StridedShuffleUnit(block.in_channels, block.out_channels, op, self.activation, entry)
 
     def block_cost(self, block: BlockSpec) -> Cost:
         if block.kind.startswith("stem"):
@@ -233,20 +258,13 @@ class ShuffleNetV2(Backbone):
         assert block.op is not None
         if block.kind == "unit":
             passed = round(block.in_channels / 2)
-            pointwise = conv_norm_act_cost(
-                block.in_channels - passed,
-                block.out_channels - passed,
-                1,
-                block.size,
-                activation=self.activation,
-            )
-            return pointwise + self._op_cost(block)
+            entry = self._entry_cost(block, block.in_channels - passed, block.out_channels - passed)
+            return entry + self._op_cost(block)
         if (unit := self._downsample(block)) is not None:
             return unit.cost(block.in_channels, block.size, parse_candidate(block.op)[1], self.activation)
         channels = block.out_channels // 2
         left = separable_cost(CandidateArguments(block.in_channels, channels, 2, block.size, 3, self.activation, True))
-        pointwise = conv_norm_act_cost(block.in_channels, channels, 1, block.in_size, activation=self.activation)
-        return left + pointwise + self._op_cost(block)
+        return left + self._entry_cost(block, block.in_channels, channels) + self._op_cost(block)
 
     def _build_head(self, block: BlockSpec) -> nn.Module:
         return GroupedClassifier(block.in_channels, block.hidden_channels, block.out_channels, block.dropout)

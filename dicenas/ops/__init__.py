@@ -1,7 +1,8 @@
 """Ops: the DiCE unit and the registry of candidate ops. Needs torch alone."""
 
+from dicenas.ops.ablations import JoinedDimConv
 from dicenas.ops.cost import Cost, conv_cost, conv_norm_act_cost, norm_act_cost
-from dicenas.ops.dice import DiCE, DimFuse, StridedDiCE
+from dicenas.ops.dice import DiCE, DimFuse, EfficientPWConv, PooledShuffleUnit, StridedDiCE
 from dicenas.ops.dim_conv import DimConv, dim_conv, dim_conv_reference
 from dicenas.ops.layers import ChannelShuffle, ConvNormAct, SqueezeExcitation, make_activation, make_divisible
 from dicenas.ops.registry import (
@@ -13,6 +14,7 @@ from dicenas.ops.registry import (
     build_op,
     candidate_cost,
     expand_candidates,
+    from_arguments,
     get_op,
     list_ops,
     parse_candidate,
@@ -32,8 +34,11 @@ __all__ = [
     "DimConv",
     "DimFuse",
     "Downsample",
+    "EfficientPWConv",
     "Entry",
+    "JoinedDimConv",
     "OpInfo",
+    "PooledShuffleUnit",
     "SeparableConv",
     "SqueezeExcitation",
     "StridedDiCE",
@@ -45,6 +50,7 @@ __all__ = [
     "dim_conv",
     "dim_conv_reference",
     "expand_candidates",
+    "from_arguments",
     "get_op",
     "list_ops",
     "make_activation",

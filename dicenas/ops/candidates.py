@@ -6,7 +6,14 @@ from math import gcd
 
 from torch import nn
 
-from dicenas.ops.cost import Cost, conv_cost, conv_norm_act_cost, norm_act_cost
+from dicenas.ops.cost import (
+    Cost,
+    conv_cost,
+    conv_norm_act_cost,
+    dim_conv_cost,
+    norm_act_cost,
+    squeeze_excitation_cost,
+)
 from dicenas.ops.dice import DiCE, StridedDiCE
 from dicenas.ops.layers import SqueezeExcitation
 from dicenas.ops.registry import CandidateArguments, Downsample, register_op
@@ -55,10 +62,7 @@ def separable(
 
 def separable_se_cost(a: CandidateArguments) -> Cost:
     """Return the cost of :func:`separable_se`."""
-    squeezed = max(1, a.in_channels // 4)
-    reduce = conv_cost(a.in_channels, squeezed, 1, (1, 1), bias=True)
-    expand = conv_cost(squeezed, a.in_channels, 1, (1, 1), bias=True)
-    return separable_cost(a) + reduce + expand
+    return separable_cost(a) + squeeze_excitation_cost(a.in_channels)
 
 
 @register_op("separable_se", kernel_sizes=(3, 5), cost=separable_se_cost)
@@ -86,11 +90,9 @@ def separable_se(
 
 def dice_cost(a: CandidateArguments) -> Cost:
     """Return the cost of :func:`dice` on an input of its native size."""
-    height, width = a.size
     c_in, c_out = a.in_channels, a.out_channels
     final = a.activation if a.final_activation else None
-    kernel_area = a.kernel_size**2
-    dim_conv = Cost(3 * kernel_area * c_in * height * width, kernel_area * (c_in + width + height))
+    dim_conv = dim_conv_cost(c_in, a.size, a.kernel_size)
     local = conv_norm_act_cost(3 * c_in, c_in, 1, a.size, groups=c_in, activation=a.activation)
     spatial = conv_norm_act_cost(c_in, c_out, 3, a.size, groups=gcd(c_in, c_out), activation=final)
     gate = conv_cost(c_in, c_in // 4, 1, (1, 1)) + conv_cost(c_in // 4, c_out, 1, (1, 1))

@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import gcd
 
-__all__ = ["Cost", "conv_cost", "conv_norm_act_cost", "norm_act_cost"]
+__all__ = [
+    "Cost",
+    "conv_cost",
+    "conv_norm_act_cost",
+    "dim_conv_cost",
+    "efficient_pw_cost",
+    "norm_act_cost",
+    "squeeze_excitation_cost",
+]
 
 
 @dataclass(frozen=True)
@@ -53,3 +62,23 @@ def conv_norm_act_cost(
     """Return the cost of :class:`~dicenas.ops.ConvNormAct` whose *output* is ``size`` = (H, W)."""
     conv = conv_cost(in_channels, out_channels, kernel_size, size, groups)
     return conv + norm_act_cost(out_channels, activation)
+
+
+def squeeze_excitation_cost(channels: int, reduction: int = 4) -> Cost:
+    """Return the cost of :class:`~dicenas.ops.SqueezeExcitation`."""
+    squeezed = max(1, channels // reduction)
+    reduce = conv_cost(channels, squeezed, 1, (1, 1), bias=True)
+    return reduce + conv_cost(squeezed, channels, 1, (1, 1), bias=True)
+
+
+def dim_conv_cost(channels: int, size: tuple[int, int], kernel_size: int) -> Cost:
+    """Return the cost of :class:`~dicenas.ops.DimConv` on an input of its native ``size`` = (H, W)."""
+    height, width = size
+    kernel_area = kernel_size**2
+    return Cost(3 * kernel_area * channels * height * width, kernel_area * (channels + width + height))
+
+
+def efficient_pw_cost(in_channels: int, out_channels: int, size: tuple[int, int], activation: str | None) -> Cost:
+    """Return the cost of :class:`~dicenas.ops.EfficientPWConv` on a map of ``size`` = (H, W)."""
+    conv = conv_norm_act_cost(in_channels, out_channels, 3, size, gcd(in_channels, out_channels), activation)
+    return conv + conv_cost(in_channels, out_channels, 1, (1, 1))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dicenas.ops.dim_conv import DimConv
 from dicenas.ops.layers import ChannelShuffle, ConvNormAct, make_activation
 
-__all__ = ["DiCE", "DimFuse", "StridedDiCE"]
+__all__ = ["DiCE", "DimFuse", "EfficientPWConv", "PooledShuffleUnit", "StridedDiCE"]
 
 
 class DimFuse(nn.Module):
@@ -66,6 +66,32 @@ class DimFuse(nn.Module):
         x = self.local(self.shuffle(x))
         gate = self.gate_expand(self.gate_act(self.gate_reduce(x.mean((2, 3), keepdim=True))))
         return self.spatial(x) * torch.sigmoid(gate)
+
+
+class EfficientPWConv(nn.Module):
+    """Dimension-wise fusion of a single map: ``(N, C_in, H, W)`` to ``(N, C_out, H, W)``.
+
+    It stands for a point-wise convolution: a 3x3 convolution in as many groups as the channels allow, scaled by a gate
+    from the globally pooled map, which sees all channels. With one map there are no branches to join, so there is no
+    local fusion. The name is EdgeNets'; the paper calls it DimFuse (DiCENet, Section 3.2 and Table 3).
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        activation: Name of the activation, or ``None`` for a linear convolution below the gate.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, activation: str | None = "prelu") -> None:
+        super().__init__()
+        self.gate = nn.Conv2d(in_channels, out_channels, 1, bias=False)
+        self.conv = ConvNormAct(
+            in_channels, out_channels, 3, groups=gcd(in_channels, out_channels), activation=activation
+        )
+        nn.init.kaiming_normal_(self.gate.weight, mode="fan_out")
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate = torch.sigmoid(self.gate(x.mean((2, 3), keepdim=True)))
+        return self.conv(x) * gate
 
 
 class DiCE(nn.Module):
@@ -149,6 +175,38 @@ class StridedDiCE(nn.Module):
             nn.AvgPool2d(3, stride=2, padding=1),
             DiCE(channels, channels, size, kernel_size, dilation, shuffle, activation),
             ConvNormAct(channels, channels, 1, activation=activation),
+        )
+        self.shuffle = ChannelShuffle(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.shuffle(torch.cat((self.left(x), self.right(x)), 1))
+
+
+class PooledShuffleUnit(nn.Module):
+    """DiCENet's down-sampling unit (Figure 4) around any op: ``(N, C, H, W)`` to ``(N, 2C, ceil(H / 2), ceil(W / 2))``.
+
+    As :class:`StridedDiCE`, with another op in the right branch: ops that cannot stride stand behind average pooling.
+
+    Args:
+        in_channels: Channels C of the input.
+        op: Module that keeps the shape of C channels.
+        exit: Module behind the op that keeps it too; by default a point-wise convolution.
+        activation: Name of the activation.
+    """
+
+    def __init__(
+        self, in_channels: int, op: nn.Module, exit: nn.Module | None = None, activation: str = "prelu"
+    ) -> None:
+        super().__init__()
+        channels = in_channels
+        self.left = nn.Sequential(
+            ConvNormAct(channels, channels, 3, stride=2, groups=channels, activation=activation),
+            ConvNormAct(channels, channels, 1, activation=activation),
+        )
+        self.right = nn.Sequential(
+            nn.AvgPool2d(3, stride=2, padding=1),
+            op,
+            exit if exit is not None else ConvNormAct(channels, channels, 1, activation=activation),
         )
         self.shuffle = ChannelShuffle(2)
 

@@ -115,4 +115,5 @@ class SqueezeExcitation(nn.Module):
                 nn.init.kaiming_normal_(parameter, mode="fan_out")
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * self.gate(self.expand(self.act(self.reduce(x.mean((2, 3), keepdim=True)))))
+        scale = self.expand(self.act(self.reduce(x.mean((2, 3), keepdim=True))))
+        return x * self.gate(scale)

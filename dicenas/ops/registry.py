@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, wraps
 from typing import Any, Protocol, TypeVar
 
 from torch import nn
@@ -27,6 +27,7 @@ __all__ = [
     "build_op",
     "candidate_cost",
     "expand_candidates",
+    "from_arguments",
     "get_op",
     "list_ops",
     "parse_candidate",
@@ -191,6 +192,16 @@ def register_op(
         return factory
 
     return register
+
+
+def from_arguments(build: Callable[[CandidateArguments], nn.Module]) -> OpFactory:
+    """Make a factory of a function that takes its arguments as one :class:`CandidateArguments`."""
+
+    @wraps(build)
+    def factory(in_channels: int, out_channels: int, **options: Any) -> nn.Module:
+        return build(CandidateArguments(in_channels, out_channels, **options))
+
+    return factory
 
 
 def list_ops() -> list[str]:
