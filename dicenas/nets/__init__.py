@@ -13,6 +13,16 @@ from dicenas.nets.backbone import (
     register_backbone,
 )
 from dicenas.nets.fuse import FusedDiCE, fuse_for_inference
+from dicenas.nets.inverted_residual import (
+    InvertedResidualBackbone,
+    MixNet,
+    MnasNet,
+    MobileNetV3Large,
+    MobileNetV3Small,
+    mixnet_architecture,
+    mnasnet_architecture,
+    mobilenetv3_architecture,
+)
 from dicenas.nets.mobilenetv1 import MobileNetV1, mobilenetv1_architecture
 from dicenas.nets.mobilenetv2 import InvertedResidual, MobileNetV2, mobilenetv2_architecture
 from dicenas.nets.resnet import Bottleneck, ResNet, resnet_architecture
@@ -38,9 +48,14 @@ __all__ = [
     "Bottleneck",
     "FusedDiCE",
     "InvertedResidual",
+    "InvertedResidualBackbone",
     "Layout",
+    "MixNet",
+    "MnasNet",
     "MobileNetV1",
     "MobileNetV2",
+    "MobileNetV3Large",
+    "MobileNetV3Small",
     "Network",
     "ResNet",
     "SegmentationNetwork",
@@ -59,8 +74,11 @@ __all__ = [
     "get_backbone",
     "list_backbones",
     "list_nets",
+    "mixnet_architecture",
+    "mnasnet_architecture",
     "mobilenetv1_architecture",
     "mobilenetv2_architecture",
+    "mobilenetv3_architecture",
     "net_architecture",
     "register_backbone",
     "resnet_architecture",

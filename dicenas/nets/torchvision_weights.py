@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterator, Mapping
 
 from torch import Tensor, nn
 
-from dicenas.nets.backbone import Network
-from dicenas.nets.heads import LinearClassifier
+from dicenas.nets.backbone import Network, get_backbone
+from dicenas.nets.heads import HiddenClassifier, LinearClassifier
+from dicenas.nets.inverted_residual import InvertedResidualBackbone, MnasNet, MobileNetV3Large, MobileNetV3Small
 from dicenas.nets.mobilenetv2 import InvertedResidual, MobileNetV2
 from dicenas.nets.shufflenetv2 import ShuffleUnit, StridedShuffleUnit
 from dicenas.nets.shufflenetv2_layouts import ShuffleNetV2Torchvision
 from dicenas.nets.state_dicts import fill
-from dicenas.ops import ConvNormAct, SeparableConv
+from dicenas.ops import ConvNormAct, SeparableConv, SqueezeExcitation
 
 __all__ = ["load_state_dict", "torchvision_keys"]
 
@@ -26,8 +27,8 @@ def load_state_dict(network: Network, torchvision_state_dict: Mapping[str, Tenso
     """Fill a network with the weights of its torchvision counterpart.
 
     Args:
-        network: A published network in torchvision's layout: ``shufflenetv2(width, layout="torchvision")``, or
-            MobileNetV2 of any width, with any number of classes.
+        network: A published network in torchvision's layout, with any number of classes:
+            ``shufflenetv2(width, layout="torchvision")``, MobileNetV2 and MnasNet of any width, MobileNetV3 of width 1.
         torchvision_state_dict: The counterpart's ``state_dict``, such as that of ``shufflenet_v2_x1_0``.
 
     Raises:
@@ -122,7 +123,61 @@ def _mobilenetv2(network: Network) -> _Pairs:
     yield from _tensors(head.classifier, "head.classifier", "classifier.1")
 
 
+def _check_published(network: Network) -> None:
+    """Blocks with other activations would take the weights and be another network."""
+    family = get_backbone(network.architecture.backbone)
+    assert isinstance(family, InvertedResidualBackbone)
+    published = family.published().stages
+    if network.architecture.stages != published:
+        expected = "; ".join(", ".join(stage) for stage in published)
+        raise TypeError(f"torchvision's network of the {family.name} family has the blocks {expected}")
+
+
+def _mobilenetv3(network: Network) -> _Pairs:
+    _check_published(network)
+    head = network.head
+    assert isinstance(head, HiddenClassifier)
+    yield from _conv_norm(network.stem, "stem", "features.0.0", "features.0.1")
+    number = 0
+    for number, (own, _, _, block) in enumerate(_blocks(network), 1):
+        assert isinstance(block, InvertedResidual)
+        assert isinstance(block.op, SeparableConv)
+        layers = [("expand", block.expand), ("op.depthwise", block.op.depthwise), ("op.se", block.op.se)]
+        layers = [(name, layer) for name, layer in layers if not isinstance(layer, nn.Identity)]
+        for position, (name, layer) in enumerate([*layers, ("op.pointwise", block.op.pointwise)]):
+            theirs = f"features.{number}.block.{position}"
+            if isinstance(layer, SqueezeExcitation):
+                yield from _tensors(layer.reduce, f"{own}.{name}.reduce", f"{theirs}.fc1")
+                yield from _tensors(layer.expand, f"{own}.{name}.expand", f"{theirs}.fc2")
+            else:
+                yield from _conv_norm(layer, f"{own}.{name}", f"{theirs}.0", f"{theirs}.1")
+    yield from _conv_norm(head.conv, "head.conv", f"features.{number + 1}.0", f"features.{number + 1}.1")
+    yield from _tensors(head.hidden, "head.hidden", "classifier.0")
+    yield from _tensors(head.classifier, "head.classifier", "classifier.3")
+
+
+def _mnasnet(network: Network) -> _Pairs:
+    _check_published(network)
+    head = network.head
+    assert isinstance(head, LinearClassifier)
+    yield from _conv_norm(network.stem, "stem", "layers.0", "layers.1")
+    for own, stage, position, block in _blocks(network):
+        assert isinstance(block, InvertedResidual)
+        if stage == 0:
+            yield from _separable(block.op, f"{own}.op", ("layers.3", "layers.4", "layers.6", "layers.7"))
+            continue
+        theirs = f"layers.{stage + 7}.{position}.layers"
+        yield from _conv_norm(block.expand, f"{own}.expand", f"{theirs}.0", f"{theirs}.1")
+        op_layers = (f"{theirs}.3", f"{theirs}.4", f"{theirs}.6", f"{theirs}.7")
+        yield from _separable(block.op, f"{own}.op", op_layers)
+    yield from _conv_norm(head.conv, "head.conv", "layers.14", "layers.15")
+    yield from _tensors(head.classifier, "head.classifier", "classifier.1")
+
+
 _PAIRS: dict[str, Callable[[Network], _Pairs]] = {
     ShuffleNetV2Torchvision.name: _shufflenetv2,
     MobileNetV2.name: _mobilenetv2,
+    MobileNetV3Large.name: _mobilenetv3,
+    MobileNetV3Small.name: _mobilenetv3,
+    MnasNet.name: _mnasnet,
 }

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 from dicenas.architecture import Architecture
+from dicenas.nets.inverted_residual import mnasnet_architecture, mobilenetv3_architecture
 from dicenas.nets.mobilenetv1 import mobilenetv1_architecture
 from dicenas.nets.mobilenetv2 import mobilenetv2_architecture
 from dicenas.nets.resnet import resnet_architecture
@@ -25,6 +26,8 @@ _NETS: dict[str, Callable[..., Architecture]] = {
     **{f"dicenet_{_percent(scale)}": partial(dicenet_architecture, scale) for scale in CHANNELS},
     **{f"mobilenetv1_{_percent(w)}": partial(mobilenetv1_architecture, w) for w in (0.25, 0.5, 0.75, 1.0)},
     **{f"mobilenetv2_{_percent(w)}": partial(mobilenetv2_architecture, w) for w in (0.5, 0.75, 1.0, 1.4)},
+    **{f"mnasnet_{_percent(w)}": partial(mnasnet_architecture, w) for w in (0.5, 0.75, 1.0, 1.3)},
+    **{f"mobilenetv3_{variant}": partial(mobilenetv3_architecture, variant) for variant in ("large", "small")},
     # The depth-wise ResNets of DiCENet's Table 1.
     **{f"resnet_{_percent(w)}": partial(resnet_architecture, w) for w in (0.16, 0.25, 0.37)},
     # torchvision's names are its own.
