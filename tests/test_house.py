@@ -31,6 +31,7 @@ FLOORS = {
     "dicenas.evaluation": 4,
     "dicenas.export": 4,
     "dicenas.integrations": 4,
+    "dicenas.paper": 4,
     "dicenas.search_spaces": 5,
     "dicenas.strategies": 5,
     "dicenas.config": 6,

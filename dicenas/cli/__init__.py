@@ -11,11 +11,11 @@ import sys
 from collections.abc import Sequence
 
 from dicenas import __version__
-from dicenas.cli import export, kernels, ops, profile, report, search, spaces
+from dicenas.cli import export, kernels, ops, paper, profile, report, search, spaces
 
 __all__ = ["main"]
 
-_COMMANDS = (search, report, export, profile, ops, spaces, kernels)
+_COMMANDS = (search, report, export, profile, ops, spaces, paper, kernels)
 
 _EXAMPLES = """\
 examples:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from dicenas.architecture import Architecture
 from dicenas.nets import list_nets, net_architecture
+from dicenas.paper import load_row
 from dicenas.report.summary import RunSummary
 from dicenas.runs import RunFolder, TrialRecord
 from dicenas.spelling import did_you_mean
@@ -35,8 +36,8 @@ def read_source(source: str, trial: str | int | None = None) -> Source:
     """Find a network.
 
     Args:
-        source: A run folder; an architecture file or a folder that holds ``architecture.json``; or the name of a
-            published network.
+        source: A run folder; an architecture file or a folder that holds ``architecture.json``; the name of a
+            published network; or a file of ``configs/paper``, the row of a table.
         trial: ``"best"`` or the number of a trial, where ``source`` is a run folder; the best by default.
 
     Raises:
@@ -56,6 +57,8 @@ def read_source(source: str, trial: str | int | None = None) -> Source:
         if not file.is_file():
             raise FileNotFoundError(f"{source} is neither a run folder (no config.yaml) nor holds an architecture.json")
         return Source(source, Architecture.load(file))
+    if path.is_file() and path.suffix == ".yaml":
+        return Source(path.stem, load_row(path).architecture)
     if path.is_file():
         return Source(source, Architecture.load(path))
     if source in list_nets():

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import nn
 
 from dicenas.cost.breakdown import LAYER_KINDS, LayerCost, LayerKind, cost_by_kind, layer_costs, module_times_ms
-from dicenas.cost.device import resolve_device
-from dicenas.cost.runtimes import DTYPES, as_runtime, using_threads
+from dicenas.cost.runtimes import LatencySettings, as_runtime, prepare, using_threads
 from dicenas.ops import Cost
 
 __all__ = ["BlockProfile", "profile_blocks"]
+
+#: Runtimes in which the modules of a network run one by one.
+_TIMED_INSIDE = ("eager", "kernels", "fused")
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class BlockProfile:
         costs: Multiply-adds of one image and parameters.
         time_ms: Milliseconds of a forward pass of the batch, ``other`` being what the layers of the other kinds
             leave. All of it is ``other`` in the fused runtime, where layers of several kinds are one. None in the
-            compiled runtime.
+            compiled runtime and in onnxruntime.
     """
 
     name: str
@@ -40,20 +40,12 @@ class BlockProfile:
 
     @property
     def total_ms(self) -> float:
-        """All kinds together, 0 in the compiled runtime."""
+        """All kinds together; 0 where there are no times."""
         return sum((self.time_ms or {}).values())
 
 
 def profile_blocks(
-    network: nn.Module,
-    blocks: Sequence[str],
-    input_size: tuple[int, ...],
-    *,
-    device: str | torch.device = "cpu",
-    batch: int = 1,
-    dtype: str = "float32",
-    threads: int | None = None,
-    runtime: str = "kernels",
+    network: nn.Module, blocks: Sequence[str], input_size: tuple[int, ...], settings: LatencySettings
 ) -> list[BlockProfile]:
     """Profile a network.
 
@@ -61,21 +53,17 @@ def profile_blocks(
         network: The network; it is not changed.
         blocks: Names of the modules that it consists of, none within another.
         input_size: Shape of one input without the batch, such as ``(3, 224, 224)``.
-        device: Where it is timed.
-        batch: Images in the forward pass.
-        dtype: One of :data:`~dicenas.cost.DTYPES`.
-        threads: CPU threads; those set in torch where it is None.
-        runtime: One of :data:`~dicenas.cost.RUNTIMES`.
+        settings: Where and how it is timed.
 
     Raises:
         UncountedModuleError: A module has parameters that no rule of :func:`~dicenas.cost.count_macs` counts.
-        ValueError: The device is not there.
+        AttributeError: The network has no such module.
     """
     layers = layer_costs(network, input_size)
     inside = {block: [layer for layer in layers if f"{layer.name}.".startswith(f"{block}.")] for block in blocks}
     times: Mapping[str, Mapping[LayerKind, float] | None] = dict.fromkeys(blocks)
-    if runtime not in ("compiled", "onnxruntime"):
-        times = _times(network, inside, input_size, device, batch, dtype, threads, runtime)
+    if settings.runtime in _TIMED_INSIDE:
+        times = _times(network, inside, input_size, settings)
     return [BlockProfile(block, cost_by_kind(inside[block]), times[block]) for block in blocks]
 
 
@@ -83,21 +71,15 @@ def _times(
     network: nn.Module,
     inside: Mapping[str, Sequence[LayerCost]],
     input_size: tuple[int, ...],
-    device: str | torch.device,
-    batch: int,
-    dtype: str,
-    threads: int | None,
-    runtime: str,
+    settings: LatencySettings,
 ) -> dict[str, dict[LayerKind, float]]:
     """Time the blocks, and in a pass of its own, which runs slower, their layers."""
-    target = resolve_device(device)
-    twin = copy.deepcopy(network).eval().to(target, DTYPES[dtype])
-    x = torch.randn(batch, *input_size, generator=torch.Generator().manual_seed(0)).to(target, DTYPES[dtype])
+    twin, x = prepare(network, input_size, settings)
     timed = {
-        block: [layer for layer in layers if layer.kind != "other" and runtime != "fused"]
+        block: [layer for layer in layers if layer.kind != "other" and settings.runtime != "fused"]
         for block, layers in inside.items()
     }
-    with using_threads(threads), as_runtime(twin, runtime, x) as run:
+    with using_threads(settings.threads), as_runtime(twin, settings.runtime, x) as run:
         assert isinstance(run, nn.Module)
         block_ms = module_times_ms(run, list(inside), x)
         layer_ms = module_times_ms(run, [layer.name for layers in timed.values() for layer in layers], x)

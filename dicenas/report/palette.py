@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-__all__ = ["NEUTRAL", "op_colors", "split_candidate"]
+__all__ = ["KIND_COLORS", "NEUTRAL", "op_colors", "split_candidate"]
 
 #: Colour of what is no op, and of ``skip``.
 NEUTRAL = "#888888"
@@ -13,6 +13,15 @@ NEUTRAL = "#888888"
 # Okabe and Ito's colours, but for the black and the yellow that light and dark pages swallow.
 _FIXED = {"separable": "#0072b2", "separable_se": "#009e73", "dice": "#d55e00", "skip": NEUTRAL}
 _FURTHER = ("#cc79a7", "#e69f00", "#56b4e9")
+
+#: Colours of the kinds of layers, :data:`dicenas.cost.LAYER_KINDS`.
+KIND_COLORS = {
+    "standard": "#e69f00",
+    "point-wise": "#0072b2",
+    "efficient": "#d55e00",
+    "linear": "#56b4e9",
+    "other": "#b3b3b3",
+}
 
 _CANDIDATE = re.compile(r"(.+)_k(\d+)")
 
