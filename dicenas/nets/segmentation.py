@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from dicenas.nets.backbone import get_backbone
 from dicenas.nets.shufflenetv2 import dicenet_architecture
-from dicenas.ops import ChannelShuffle, ConvNormAct
+from dicenas.ops import ChannelShuffle, ConvNormAct, EfficientPWConv
 
-__all__ = ["EfficientPWConv", "EfficientPyramidPool", "SegmentationNetwork", "dicenet_segmentation"]
+__all__ = ["EfficientPyramidPool", "SegmentationNetwork", "dicenet_segmentation"]
 
 #: Sizes of the pyramid's branches, relative to the map.
 _PYRAMID = (2.0, 1.5, 1.0, 0.5, 0.1)
@@ -30,29 +30,6 @@ def _norm_act(channels: int) -> nn.Sequential:
 
 def _grow(x: Tensor, size: Sequence[int]) -> Tensor:
     return F.interpolate(x, list(size), mode="bilinear", align_corners=True)
-
-
-class EfficientPWConv(nn.Module):
-    """EdgeNets' efficient point-wise convolution: ``(N, C_in, H, W)`` to ``(N, C_out, H, W)``.
-
-    A 3x3 convolution in as many groups as the channels allow, scaled by a gate from the globally pooled map, which
-    sees all channels: together they stand for a point-wise convolution.
-
-    Args:
-        in_channels: Channels of the input.
-        out_channels: Channels of the output.
-    """
-
-    def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__()
-        self.gate = nn.Conv2d(in_channels, out_channels, 1, bias=False)
-        self.conv = ConvNormAct(in_channels, out_channels, 3, groups=math.gcd(in_channels, out_channels))
-        nn.init.kaiming_normal_(self.gate.weight, mode="fan_out")
-
-    def forward(self, x: Tensor) -> Tensor:
-        gate = torch.sigmoid(self.gate(x.mean((2, 3), keepdim=True)))
-        out: Tensor = self.conv(x) * gate
-        return out
 
 
 class EfficientPyramidPool(nn.Module):

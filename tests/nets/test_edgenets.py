@@ -27,10 +27,10 @@ from dicenas.nets import (
     shufflenetv2,
     shufflenetv2_architecture,
 )
-from dicenas.nets.segmentation import EfficientPWConv, EfficientPyramidPool
+from dicenas.nets.segmentation import EfficientPyramidPool
 from dicenas.nets.shufflenetv2 import CHANNELS
 from dicenas.nets.shufflenetv2_layouts import EDGENETS_CHANNELS
-from dicenas.ops import DiCE, StridedDiCE, build_op
+from dicenas.ops import DiCE, EfficientPWConv, StridedDiCE, build_op
 
 UNITS = Path(__file__).resolve().parent.parent / "data" / "units"
 CASES = yaml.safe_load((UNITS / "index.yaml").read_text(encoding="utf-8"))["cases"]

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from dicenas import fuse_for_inference
 from dicenas.cost import count_macs, count_params
 from dicenas.nets import SegmentationNetwork, dicenet, dicenet_segmentation, edgenets
-from dicenas.nets.segmentation import EfficientPWConv, EfficientPyramidPool
+from dicenas.nets.segmentation import EfficientPyramidPool
+from dicenas.ops import EfficientPWConv
 
 # Spelt out, so that collection does not need the reference data.
 WEIGHTS = {

@@ -12,10 +12,10 @@ from torch import nn
 
 from dicenas.nets.backbone import Network
 from dicenas.nets.heads import LinearClassifier
-from dicenas.nets.segmentation import EfficientPWConv, EfficientPyramidPool, SegmentationNetwork
+from dicenas.nets.segmentation import EfficientPyramidPool, SegmentationNetwork
 from dicenas.nets.shufflenetv2 import GroupedClassifier, ShuffleUnit, StridedShuffleUnit
 from dicenas.nets.shufflenetv2_layouts import ShuffleNetV2EdgeNets
-from dicenas.ops import ConvNormAct, DiCE, SeparableConv, StridedDiCE
+from dicenas.ops import ConvNormAct, DiCE, EfficientPWConv, SeparableConv, StridedDiCE
 
 __all__ = ["upstream_keys"]
 
