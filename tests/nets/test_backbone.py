@@ -120,7 +120,10 @@ def test_compiles_to_one_graph(backbone: str) -> None:
 @pytest.mark.parametrize(
     ("architecture", "message"),
     [
-        (dicenet_architecture(1.0).replace(backbone="resnext"), "unknown backbone 'resnext'; did you mean 'resnet'.*mobilenetv2"),
+        (
+            dicenet_architecture(1.0).replace(backbone="resnext"),
+            "unknown backbone 'resnext'; did you mean 'resnet'.*mobilenetv2",
+        ),
         (dicenet_architecture(1.0).replace(width=0.6), "no width 0.6; published widths"),
         (mobilenetv2_architecture(9.0), "width 9.0 is outside"),
         (dicenet_architecture(1.0).replace(stages=(("dice_k3",),) * 2), "has 3 stages, got 2"),
@@ -147,8 +150,12 @@ def test_wrong_architectures(architecture: Architecture, message: str) -> None:
 
 def test_backbones_are_registered_once() -> None:
     assert list_backbones() == [
+        "mixnet",
+        "mnasnet",
         "mobilenetv1",
         "mobilenetv2",
+        "mobilenetv3_large",
+        "mobilenetv3_small",
         "resnet",
         "shufflenetv2",
         "shufflenetv2_edgenets",
