@@ -38,6 +38,9 @@ EDGENETS_CHANNELS: dict[float, tuple[int, int, int, int, int, int]] = {
 }
 TORCHVISION_CHANNELS = {width: EDGENETS_CHANNELS[width] for width in (0.5, 1.0, 1.5, 2.0)}
 
+#: DiCENet's Table 3 widens ShuffleNetV2 four times: its stages, where stem and head are the same at all widths.
+_FOUR_TIMES = (24, 24, 464, 928, 1856, 1024)
+
 #: Depths of the stages in both, without the down-sampling units.
 _PUBLISHED_DEPTHS = (3, 7, 3)
 
@@ -52,7 +55,7 @@ class ShuffleNetV2EdgeNets(ShuffleNetV2):
     name = "shufflenetv2_edgenets"
     summary = "ShuffleNetV2 units with a candidate op each; EdgeNets' ShuffleNetV2 is a point of it"
     widths = (0.5, 1.0, 1.5)
-    channels: ClassVar[Mapping[float, tuple[int, ...]]] = EDGENETS_CHANNELS
+    channels: ClassVar[Mapping[float, tuple[int, ...]]] = {**EDGENETS_CHANNELS, 4.0: _FOUR_TIMES}
 
     def _dropout(self, width: float) -> float:
         return 0.2 if width > 1 else 0.0

@@ -25,7 +25,7 @@ def _percent(width: float) -> str:
 _NETS: dict[str, Callable[..., Architecture]] = {
     **{f"dicenet_{_percent(scale)}": partial(dicenet_architecture, scale) for scale in CHANNELS},
     **{f"mobilenetv1_{_percent(w)}": partial(mobilenetv1_architecture, w) for w in (0.25, 0.5, 0.75, 1.0)},
-    **{f"mobilenetv2_{_percent(w)}": partial(mobilenetv2_architecture, w) for w in (0.5, 0.75, 1.0, 1.4)},
+    **{f"mobilenetv2_{_percent(w)}": partial(mobilenetv2_architecture, w) for w in (0.35, 0.5, 0.75, 1.0, 1.4)},
     **{f"mnasnet_{_percent(w)}": partial(mnasnet_architecture, w) for w in (0.5, 0.75, 1.0, 1.3)},
     **{f"mobilenetv3_{variant}": partial(mobilenetv3_architecture, variant) for variant in ("large", "small")},
     # The depth-wise ResNets of DiCENet's Table 1.

@@ -23,7 +23,7 @@ def test_names() -> None:
         *(f"dicenet_{scale}" for scale in ("010", "020", "050", "075", "100", "125", "150", "175", "200", "240")),
         *(f"mnasnet_{width}" for width in ("050", "075", "100", "130")),
         *(f"mobilenetv1_{width}" for width in ("025", "050", "075", "100")),
-        *(f"mobilenetv2_{width}" for width in ("050", "075", "100", "140")),
+        *(f"mobilenetv2_{width}" for width in ("035", "050", "075", "100", "140")),
         *("mobilenetv3_large", "mobilenetv3_small"),
         *(f"resnet_{width}" for width in ("016", "025", "037")),
         *(f"shufflenetv2_edgenets_{width}" for width in ("010", "050", "100", "150", "200")),
