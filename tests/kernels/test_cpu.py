@@ -77,13 +77,18 @@ def test_values_and_gradients(shape: tuple[int, ...], kernel_size: int, dtype: t
     kernel_size=st.sampled_from([3, 5]),
     dtype=st.sampled_from(list(TOLERANCE)),
     layout=st.sampled_from(["contiguous", "channels_last", "sliced", "expanded", "transposed"]),
+    turned=st.booleans(),
     threads=st.sampled_from([1, 2, 3]),
 )
 def test_any_shape_and_strides(
-    n: int, c: int, h: int, w: int, kernel_size: int, dtype: torch.dtype, layout: str, threads: int
+    n: int, c: int, h: int, w: int, kernel_size: int, dtype: torch.dtype, layout: str, turned: bool, threads: int
 ) -> None:
     torch.manual_seed(n * 1000 + c * 100 + h * 10 + w)
     x, *filters = arguments((n, c, h, w), kernel_size, dtype)
+    grad = torch.randn(n, 3 * c, h, w).to(dtype)
+    if turned:
+        grad = torch.randn(n, 3 * c, w, h).to(dtype).transpose(2, 3)
+        filters = [f.transpose(2, 3) for f in filters]
     x = {
         "contiguous": lambda: x,
         "channels_last": lambda: x.to(memory_format=torch.channels_last),
@@ -96,7 +101,6 @@ def test_any_shape_and_strides(
     try:
         tensors = [x.detach().requires_grad_(), *(f.requires_grad_() for f in filters)]
         y = op(*tensors)
-        grad = torch.randn(y.shape).to(dtype)
         actual = torch.autograd.grad(y, tensors, grad)
     finally:
         torch.set_num_threads(before)
