@@ -7,11 +7,8 @@ import subprocess
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
 
 import dicenas
 from dicenas import Architecture, build
@@ -23,7 +20,7 @@ from dicenas.ops import kernels
 from .images import default_folder, load_parts
 from .table import RECIPE, Claims, Recipe, Table, Training, compact, header, order
 
-__all__ = ["quicken", "run", "train"]
+__all__ = ["run", "train"]
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +101,6 @@ def train(
     )
     torch.manual_seed(seed)
     net = build(architecture)
-    quicken(net)
     with kernels.disabled():
         train_and_evaluate(net, train_data, config, report=report)
         test_accuracy = evaluate(net, test_data)["accuracy"]
@@ -124,36 +120,6 @@ def train(
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
         origin=origin,
     )
-
-
-def quicken(net: nn.Module) -> None:
-    """Let a network's PReLUs compute the same gradients in a third of the time on the CPU: a third of all training."""
-    for module in net.modules():
-        if type(module) is nn.PReLU:
-            module.__class__ = _QuickPReLU
-
-
-class _QuickPReLU(nn.PReLU):
-    def forward(self, x: Tensor) -> Tensor:
-        return _PReLU.apply(x, self.weight) if torch.is_grad_enabled() else super().forward(x)
-
-
-class _PReLU(torch.autograd.Function):
-    """PReLU, whose gradient PyTorch 2.15 computes one number at a time: here in vectors."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        return F.prelu(x, weight)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
-        (gradient,) = gradients
-        x, weight = ctx.saved_tensors
-        positive = torch.ops.aten.threshold_backward(gradient, x, 0)
-        negative = gradient - positive
-        to_x = torch.addcmul(positive, negative, weight.view(1, -1, 1, 1))
-        return to_x, (negative * x).sum((0, 2, 3))
 
 
 def _origin() -> str:

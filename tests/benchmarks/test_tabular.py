@@ -12,7 +12,6 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 
 from benchmarks.tabular import describe, latency, table, training
 from benchmarks.tabular.table import SEEDS, Recipe, Table, Training, architectures, compact, header, order
@@ -154,24 +153,6 @@ def test_killed_and_parallel_generators_repeat_nothing(reference: Path, tmp_path
     assert [(a.hash, seed) for a, seed in order()[: len(after)]] == sorted(
         after, key=[(a.hash, seed) for a, seed in order()].index
     )
-
-
-def test_quick_prelu_has_the_gradients_of_prelu() -> None:
-    x = torch.randn(3, 4, 5, 6, dtype=torch.float64)
-    x[0, 0, 0, :3] = 0
-    gradients = []
-    for quick in (False, True):
-        net = torch.nn.Sequential(torch.nn.PReLU(4)).double()
-        with torch.no_grad():
-            net[0].weight.copy_(torch.tensor([0.25, -0.5, 0.0, 2.0]))
-        if quick:
-            training.quicken(net)
-        leaf = x.clone().requires_grad_()
-        y = net(leaf)
-        (y * torch.arange(y.numel()).view_as(y).cos()).sum().backward()
-        gradients.append((y, leaf.grad, net[0].weight.grad))
-    for plain, quick in zip(*gradients, strict=True):
-        torch.testing.assert_close(quick, plain, rtol=1e-12, atol=1e-12)
 
 
 def test_training_is_reproduced_to_the_bit(reference: Path, tmp_path: Path) -> None:
