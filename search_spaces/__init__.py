@@ -1,6 +1,24 @@
 """NNI model spaces over the backbones, imported as ``dicenas.search_spaces``."""
 
 from dicenas.search_spaces.backbone_space import BackboneSpace, BlockChoice, SpaceArguments, make_space
-from dicenas.search_spaces.named import MobileNetV2Space, ShuffleNetV2Space
+from dicenas.search_spaces.named import (
+    MobileNetV1Space,
+    MobileNetV2Space,
+    ResNetSpace,
+    ShuffleNetV2EdgeNetsSpace,
+    ShuffleNetV2Space,
+    ShuffleNetV2TorchvisionSpace,
+)
 
-__all__ = ["BackboneSpace", "BlockChoice", "MobileNetV2Space", "ShuffleNetV2Space", "SpaceArguments", "make_space"]
+__all__ = [
+    "BackboneSpace",
+    "BlockChoice",
+    "MobileNetV1Space",
+    "MobileNetV2Space",
+    "ResNetSpace",
+    "ShuffleNetV2EdgeNetsSpace",
+    "ShuffleNetV2Space",
+    "ShuffleNetV2TorchvisionSpace",
+    "SpaceArguments",
+    "make_space",
+]

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Unpack
 
 from dicenas.search_spaces.backbone_space import BackboneSpace, SpaceArguments
 
-__all__ = ["NAMED_SPACES", "MobileNetV2Space", "ShuffleNetV2Space"]
+__all__ = [
+    "NAMED_SPACES",
+    "MobileNetV1Space",
+    "MobileNetV2Space",
+    "ResNetSpace",
+    "ShuffleNetV2EdgeNetsSpace",
+    "ShuffleNetV2Space",
+    "ShuffleNetV2TorchvisionSpace",
+]
 
 
 class ShuffleNetV2Space(BackboneSpace):
@@ -20,6 +29,39 @@ class ShuffleNetV2Space(BackboneSpace):
         super().__init__("shufflenetv2", **arguments)
 
 
+class ShuffleNetV2EdgeNetsSpace(BackboneSpace):
+    """ShuffleNetV2 units with a candidate op each, and the plain head of EdgeNets' ShuffleNetV2.
+
+    EdgeNets' ShuffleNetV2 is the point with ``separable_k3`` in every block and depths 3, 7, 3. Arguments as
+    :class:`~dicenas.search_spaces.BackboneSpace`, without the backbone.
+    """
+
+    def __init__(self, **arguments: Unpack[SpaceArguments]) -> None:
+        super().__init__("shufflenetv2_edgenets", **arguments)
+
+
+class ShuffleNetV2TorchvisionSpace(BackboneSpace):
+    """ShuffleNetV2 as first published (arXiv 1807.11164) and as torchvision has it, a candidate op in each unit.
+
+    torchvision's ShuffleNetV2 is the point with ``separable_k3`` in every block and depths 3, 7, 3. Arguments as
+    :class:`~dicenas.search_spaces.BackboneSpace`, without the backbone.
+    """
+
+    def __init__(self, **arguments: Unpack[SpaceArguments]) -> None:
+        super().__init__("shufflenetv2_torchvision", **arguments)
+
+
+class MobileNetV1Space(BackboneSpace):
+    """A candidate op in place of each separable convolution of MobileNetV1 (arXiv 1704.04861).
+
+    MobileNetV1 is the point with ``dw_pw_k3`` in every block and its depths. Arguments as
+    :class:`~dicenas.search_spaces.BackboneSpace`, without the backbone.
+    """
+
+    def __init__(self, **arguments: Unpack[SpaceArguments]) -> None:
+        super().__init__("mobilenetv1", **arguments)
+
+
 class MobileNetV2Space(BackboneSpace):
     """Inverted residuals with a candidate op each (MobileNetV2, arXiv 1801.04381).
 
@@ -31,8 +73,22 @@ class MobileNetV2Space(BackboneSpace):
         super().__init__("mobilenetv2", **arguments)
 
 
+class ResNetSpace(BackboneSpace):
+    """Bottlenecks with a candidate op each, after ResNet-50 (DiCENet, arXiv 1906.03516, Section 3.4).
+
+    Arguments as :class:`~dicenas.search_spaces.BackboneSpace`, without the backbone.
+    """
+
+    def __init__(self, **arguments: Unpack[SpaceArguments]) -> None:
+        super().__init__("resnet", **arguments)
+
+
 #: The named space of each backbone; the others have :class:`~dicenas.search_spaces.BackboneSpace` alone.
-NAMED_SPACES: dict[str, type[ShuffleNetV2Space] | type[MobileNetV2Space]] = {
-    "shufflenetv2": ShuffleNetV2Space,
+NAMED_SPACES: dict[str, Callable[..., BackboneSpace]] = {
+    "mobilenetv1": MobileNetV1Space,
     "mobilenetv2": MobileNetV2Space,
+    "resnet": ResNetSpace,
+    "shufflenetv2": ShuffleNetV2Space,
+    "shufflenetv2_edgenets": ShuffleNetV2EdgeNetsSpace,
+    "shufflenetv2_torchvision": ShuffleNetV2TorchvisionSpace,
 }

@@ -13,8 +13,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dicenas.nets import build
+from dicenas.nets import ShuffleNetV2, build, get_backbone, list_backbones
 from dicenas.search_spaces import BackboneSpace, MobileNetV2Space, ShuffleNetV2Space, make_space
+from dicenas.search_spaces.named import NAMED_SPACES
 from dicenas.space import SpaceSpec
 
 import nni  # isort: skip  (dicenas.search_spaces imports it without its known warnings)
@@ -43,6 +44,23 @@ MOBILENET = SpaceSpec(
     resolutions=(32,),
     num_classes=7,
 )
+
+
+def small_spec(backbone: str) -> SpaceSpec:
+    """A space of small networks over any backbone."""
+    family = get_backbone(backbone)
+    return SpaceSpec(
+        backbone,
+        ops=("separable_k3", "separable_se_k3", "dice_k3", "skip"),
+        widths=sorted(family.channels)[:2] if isinstance(family, ShuffleNetV2) else (0.1, 0.25),
+        depths=((1, 2),) * family.num_stages,
+        stems=("small",),
+        resolutions=(16, 21),
+        num_classes=7,
+    )
+
+
+FULLY_TESTED = (SHUFFLENET.backbone, MOBILENET.backbone)
 SPECS = pytest.mark.parametrize("spec", [SHUFFLENET, MOBILENET], ids=lambda spec: spec.backbone)
 
 
@@ -64,9 +82,13 @@ def test_labels_and_values_are_those_of_the_spec(spec: SpaceSpec) -> None:
     }
 
 
-@SPECS
+@pytest.mark.parametrize(
+    "spec",
+    [SHUFFLENET, MOBILENET, *(small_spec(name) for name in list_backbones() if name not in FULLY_TESTED)],
+    ids=lambda spec: spec.backbone,
+)
 @given(seed=st.integers(0, 2**32 - 1))
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=5, deadline=None)
 def test_frozen_space_and_plain_network_agree(spec: SpaceSpec, seed: int) -> None:
     space = make_space(spec)
     sample = nni_sample(space, seed)
@@ -123,10 +145,11 @@ def test_labels_of_an_evaluator_do_not_disturb() -> None:
 
 
 def test_named_spaces() -> None:
+    for backbone, kind in NAMED_SPACES.items():
+        assert type(make_space(small_spec(backbone))) is kind
+        assert kind.__name__.removesuffix("Space") == type(get_backbone(backbone)).__name__
     assert ShuffleNetV2Space().spec == SpaceSpec("shufflenetv2")
     assert MobileNetV2Space(widths=[0.5]).spec == SpaceSpec("mobilenetv2", widths=(0.5,))
-    assert type(make_space(SHUFFLENET)) is ShuffleNetV2Space
-    assert type(make_space(MOBILENET)) is MobileNetV2Space
 
 
 @SPECS
