@@ -15,21 +15,46 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 from dicenas.architecture import Architecture
-from dicenas.nets import build, dicenet_architecture, mobilenetv2_architecture
+from dicenas.nets import (
+    build,
+    dicenet_architecture,
+    get_backbone,
+    mixnet_architecture,
+    mnasnet_architecture,
+    mobilenetv2_architecture,
+    mobilenetv3_architecture,
+)
 from dicenas.ops import Cost
 from dicenas.space import Choice, Sample, SpaceSpec
 
 OPS = ("separable_k3", "separable_se_k3", "dice_k3", "separable_k5")
-# At width 0.25 the first block of MobileNetV2 keeps its shape, so that an op like skip would fit there.
-WIDTHS = {"shufflenetv2": (0.1, 0.2, 0.75), "mobilenetv2": (0.25, 0.5, 1.0)}
-STAGES = {"shufflenetv2": 3, "mobilenetv2": 7}
+# At width 0.25 the first block of MobileNetV2 keeps its shape, so that an op like skip would fit there; at 0.1 that of
+# MobileNetV1.
+WIDTHS = {
+    "mobilenetv1": (0.1, 0.25, 1.0),
+    "resnet": (0.1, 0.16),
+    "shufflenetv2_torchvision": (0.5, 1.0),
+    "shufflenetv2": (0.1, 0.2, 0.75),
+    "mobilenetv2": (0.25, 0.5, 1.0),
+    "mobilenetv3_small": (0.25, 0.5, 1.0),
+}
+STAGES = {backbone: get_backbone(backbone).num_stages for backbone in WIDTHS}
 
 
 @st.composite
 def spaces(draw: st.DrawFn, max_size: int = 800) -> SpaceSpec:
-    """Small spaces of both backbones."""
+    """Small spaces of backbones that differ in what a block is and in what a skip does."""
     backbone = draw(st.sampled_from(sorted(STAGES)))
-    ops = draw(st.lists(st.sampled_from(OPS), min_size=1, max_size=2, unique=True))
+    numbers = {"ops": 2}
+    if backbone == "mobilenetv3_small":
+        # Two ops, expansions or activations: a block has their product.
+        numbers = {draw(st.sampled_from(("ops", "expansions", "activations"))): 2}
+    ops = draw(st.lists(st.sampled_from(OPS), min_size=1, max_size=numbers.get("ops", 1), unique=True))
+    choices = {}
+    if backbone == "mobilenetv3_small":
+        for name, values in (("expansions", (1, 2.5, 4)), ("activations", ("relu", "hardswish", "prelu"))):
+            size = numbers.get(name, 1)
+            choices[name] = tuple(draw(st.lists(st.sampled_from(values), min_size=1, max_size=size, unique=True)))
     if draw(st.booleans()):
         ops.insert(draw(st.integers(0, len(ops))), "skip")
     # One or two stages are open; the others have their one depth.
@@ -50,6 +75,7 @@ def spaces(draw: st.DrawFn, max_size: int = 800) -> SpaceSpec:
         resolutions=some((16, 32, 37)),
         num_classes=draw(st.integers(1, 20)),
         in_channels=draw(st.sampled_from((1, 3))),
+        **choices,
     )
     assume(space.size <= max_size)
     return space
@@ -141,6 +167,7 @@ def test_random_and_mutated_points_are_in_the_space(space: SpaceSpec, rng: Rando
     [
         SpaceSpec("shufflenetv2", ("separable_k3", "dice_k3"), (0.5,), ((1,), (1, 2), (1,))),
         SpaceSpec("mobilenetv2", ("skip", "separable_k3"), (0.25, 0.5), ((1,), (1, 3), (2,), *[(1,)] * 4)),
+        SpaceSpec("mobilenetv3_small", ("dice_k3",), (0.25,), ((1,),) * 5, expansions=(1, 3)),
     ],
     ids=lambda space: space.backbone,
 )
@@ -230,6 +257,34 @@ def test_skips_of_mobilenet_are_shorter_stages() -> None:
     assert first.stages[1] == ("separable_k3", "dice_k3")
 
 
+def test_blocks_are_products_of_op_expansion_and_activation() -> None:
+    space = SpaceSpec(
+        "mobilenetv3_small",
+        ("separable_k3", "skip", "dice_k3"),
+        widths=(1.0,),
+        depths=((1,), (2,), *[(1,)] * 3),
+        expansions=(6, 2.5),
+        activations=("relu", "hardswish"),
+    )
+    # ReLU is what the first stages have anyway, and an identity has neither expansion nor activation.
+    relu = ("separable_k3_e6", "separable_k3_e6_hardswish", "separable_k3_e2.5", "separable_k3_e2.5_hardswish")
+    assert space.candidates("s1_b0")[:4] == relu
+    assert space.candidates("s2_b1") == (*relu, "skip", *(name.replace("separable", "dice") for name in relu))
+    assert space.candidates("s3_b0")[:2] == ("separable_k3_e6_relu", "separable_k3_e6")
+    # Eight blocks everywhere; stage 2 has one or two of them.
+    assert space.size == 8**4 * (8 + 8**2)
+    sample = {choice.label: choice.values[0] for choice in space.choices}
+    architecture = space.architecture({**sample, "s2_b1": "skip"})
+    assert architecture.stages[1] == ("separable_k3_e6",)
+    assert space.sample(architecture)["s2_b1"] == "skip"
+
+
+def test_activations_are_those_of_the_stages_when_none_are_given() -> None:
+    space = SpaceSpec("mobilenetv3_large", ("separable_k3",), expansions=(3,))
+    assert set(space.candidates("s1_b0")) == set(space.candidates("s4_b1")) == {"separable_k3_e3"}
+    assert space.to_dict()["activations"] == []
+
+
 def test_no_stage_is_empty_where_its_first_block_keeps_the_shape() -> None:
     space = SpaceSpec("mobilenetv2", ("skip", "separable_k3"), widths=(0.25,), depths=((1, 2),) * 7, resolutions=(32,))
     assert all(stage for point in space.enumerate() for stage in point.stages)
@@ -249,6 +304,20 @@ def test_published_networks_are_points_of_their_spaces() -> None:
     assert dicenet in SpaceSpec("shufflenetv2")
     assert mobilenetv2_architecture(1.0) in SpaceSpec("mobilenetv2")
     assert mobilenetv2_architecture(0.75, 10, 32) in SpaceSpec("mobilenetv2", resolutions=(32,), num_classes=10)
+
+
+def test_published_networks_of_inverted_residuals_are_points_of_spaces_with_their_expansions() -> None:
+    for architecture, expansions in (
+        (mobilenetv3_architecture("large"), (1, 2.3, 2.5, 3, 4, 6)),
+        (mobilenetv3_architecture("small"), (1, 3, 3.67, 4, 4.5, 6)),
+        (mnasnet_architecture(0.5), (1, 3, 6)),
+        (mixnet_architecture(), (1, 3, 6)),
+    ):
+        space = SpaceSpec(architecture.backbone, expansions=expansions)
+        if architecture.backbone == "mixnet":  # its kernels are many
+            space = SpaceSpec("mixnet", ("separable_k3", "mixed_hse"), expansions=expansions)
+        assert architecture in space
+        assert space.architecture(space.sample(architecture)) == architecture
 
 
 def test_what_is_not_a_point() -> None:
@@ -393,6 +462,25 @@ def test_incomplete_sample() -> None:
 def test_bad_spaces(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         SpaceSpec(**({"backbone": "shufflenetv2"} | arguments))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"expansions": (6, 6.0)}, "expansions: a value is given twice"),
+        ({"expansions": (0,)}, "expansion 0 is outside 0.1 to 32"),
+        ({"expansions": (-3,)}, "expansion -3 is outside 0.1 to 32"),
+        ({"expansions": (float("nan"),)}, "expansion nan is outside"),
+        ({"expansions": (33,)}, "expansion 33 is outside 0.1 to 32"),
+        ({"expansions": 6}, "expansions should be a list of numbers, got 6"),
+        ({"activations": ("rely",)}, "unknown activation 'rely'; did you mean 'relu'"),
+        ({"activations": ("relu", "relu")}, "activations: a value is given twice"),
+        ({"activations": "relu"}, "activations should be a list of names, got 'relu'"),
+    ],
+)
+def test_bad_blocks(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        SpaceSpec("mobilenetv3_small", **arguments)
 
 
 def test_width_out_of_range() -> None:

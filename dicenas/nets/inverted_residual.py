@@ -93,13 +93,17 @@ def parse_block_name(name: str) -> BlockName:
         raise ValueError(f"block {name!r}: {parsed.candidate} is the identity, whatever its expansion; write its name")
     if str(parsed) != name:
         raise ValueError(f"block {name!r} should be written {str(parsed)!r}")
-    if not _LEAST_EXPANSION <= float(match["expansion"]) <= _MOST_EXPANSION:
-        raise ValueError(f"block {name!r}: the expansion is outside {_LEAST_EXPANSION:g} to {_MOST_EXPANSION:g}")
+    _check_expansion(float(match["expansion"]))
     if parsed.activation is not None and parsed.activation not in ACTIVATIONS:
         known = ", ".join(sorted(ACTIVATIONS))
         hint = did_you_mean(parsed.activation, ACTIVATIONS)
         raise ValueError(f"block {name!r}: unknown activation {parsed.activation!r}{hint} (known: {known})")
     return parsed
+
+
+def _check_expansion(expansion: float) -> None:
+    if not _LEAST_EXPANSION <= expansion <= _MOST_EXPANSION:
+        raise ValueError(f"expansion {expansion:g} is outside {_LEAST_EXPANSION:g} to {_MOST_EXPANSION:g}")
 
 
 @dataclass(frozen=True)
@@ -168,6 +172,8 @@ class InvertedResidualBackbone(Backbone):
         self, stage: int, ops: Sequence[str], expansions: Sequence[float], activations: Sequence[str]
     ) -> tuple[str, ...]:
         usual = self.stages[stage - 1].activation
+        for expansion in expansions:
+            _check_expansion(expansion)
         suffixes = [None if activation == usual else activation for activation in activations or (usual,)]
         names: list[str] = []
         for op in ops:
@@ -175,17 +181,13 @@ class InvertedResidualBackbone(Backbone):
                 names.append(op)
             else:
                 names += [str(BlockName(op, *choices)) for choices in itertools.product(expansions, suffixes)]
-        for name in names:
-            parse_block_name(name)
         return tuple(names)
 
     def block_with_op(self, block: BlockSpec, name: str) -> BlockSpec:
         parsed = parse_block_name(name)
         if parsed.activation == block.activation:
             short = dataclasses.replace(parsed, activation=None)
-            raise ValueError(
-                f"block {name!r}: {parsed.activation} is the activation of its stage; write {str(short)!r}"
-            )
+            raise ValueError(f"block {name!r}: its stage has {parsed.activation} anyway; write {str(short)!r}")
         hidden = 0 if parsed.expansion is None else make_divisible(block.in_channels * parsed.expansion)
         return dataclasses.replace(block, op=name, hidden_channels=hidden)
 

@@ -77,7 +77,8 @@ class SpaceSpec:
             ("activations", str, "names"),
         ):
             values = getattr(self, name)
-            if isinstance(values, str) or not all(isinstance(value, kind) for value in values):
+            listed = isinstance(values, Sequence) and not isinstance(values, str)
+            if not listed or not all(isinstance(value, kind) for value in values):
                 raise ValueError(f"{name} should be a list of {expected}, got {values!r}")
         set_field = object.__setattr__
         set_field(self, "_family", family)
