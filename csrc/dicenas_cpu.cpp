@@ -42,6 +42,7 @@ inline uint32_t bits_of(float value) {
 }
 
 inline float to_float(float value) { return value; }
+inline double to_float(double value) { return value; }
 inline float to_float(BFloat16 value) { return float_of((uint32_t)value.bits << 16); }
 inline float to_float(Float16 value) {
   const uint32_t sign = (uint32_t)(value.bits & 0x8000) << 16, magnitude = value.bits & 0x7fff;
@@ -103,6 +104,13 @@ struct Kernels {
   int64_t (*unit_map_size)(const Problem&);
   void (*multiply)(const float* weights, const float* in, int64_t rows, int64_t columns, float* out);
   void (*pointwise)(const Pointwise&, int64_t begin, int64_t end);
+};
+
+// Each does channels begin .. end - 1 of the result.
+typedef void TrainingItems(const dicenas_training&, int64_t begin, int64_t end);
+
+struct TrainingKernels {
+  TrainingItems *norm_act, *norm_act_backward, *local_fusion, *local_fusion_backward, *depthwise, *depthwise_backward;
 };
 
 // Memory that grows and is kept: a call on a small map would spend more time on page faults than on its result.
@@ -188,6 +196,14 @@ Kernels kernels_for(int dtype, int kernel_size, int64_t w) {
   if (isa() >= AVX2) return avx2::select(dtype, kernel_size);  // narrow rows would leave most of 16 lanes idle
 #endif
   return baseline::select(dtype, kernel_size);
+}
+
+TrainingKernels training_kernels_for(const dicenas_training& a, int64_t narrowest) {
+#if defined(__x86_64__)
+  if (isa() == AVX512 && narrowest >= 16) return avx512::select_training(a.dtype, a.kernel_size);
+  if (isa() >= AVX2) return avx2::select_training(a.dtype, a.kernel_size);
+#endif
+  return baseline::select_training(a.dtype, a.kernel_size);
 }
 
 bool valid(const Problem& a, int kernel_size, int dtype, int threads) {
@@ -422,4 +438,44 @@ EXPORT int dicenas_pointwise(const void* x, const float* weight, const float* bi
   }
   parallel(threads, blocks * a.parts, [&](int64_t begin, int64_t end) { kernels.pointwise(a, begin, end); });
   return DICENAS_OK;
+}
+
+namespace {
+
+// `narrowest`: elements that lie one after another wherever the kernel works in vectors.
+int train(const dicenas_training* arguments, int64_t narrowest, TrainingItems* TrainingKernels::*items) {
+  const dicenas_training& a = *arguments;
+  const int64_t limit = (int64_t)1 << 31;
+  const bool sizes = a.n > 0 && a.c > 0 && a.h > 0 && a.w > 0 && a.c < limit && a.h < limit && a.w < limit;
+  if (!sizes || a.n * a.h * a.w < 2 || (a.dtype != DICENAS_FLOAT32 && a.dtype != DICENAS_FLOAT64) || a.threads <= 0)
+    return DICENAS_BAD_ARGUMENT;
+  TrainingItems* run = training_kernels_for(a, narrowest).*items;
+  const int threads = (int)max_of(1, min_of(a.threads, a.n * a.c * a.h * a.w / 8192));
+  parallel(threads, a.c, [&](int64_t begin, int64_t end) { run(a, begin, end); });
+  return DICENAS_OK;
+}
+
+int train_depthwise(const dicenas_training* a, TrainingItems* TrainingKernels::*items) {
+  return a->kernel_size == 3 || a->kernel_size == 5 ? train(a, a->w, items) : DICENAS_BAD_ARGUMENT;
+}
+
+}  // namespace
+
+EXPORT int dicenas_norm_act(const dicenas_training* a) {
+  return train(a, a->n * a->h * a->w, &TrainingKernels::norm_act);
+}
+EXPORT int dicenas_norm_act_backward(const dicenas_training* a) {
+  return train(a, a->n * a->h * a->w, &TrainingKernels::norm_act_backward);
+}
+EXPORT int dicenas_local_fusion(const dicenas_training* a) {
+  return train(a, a->n * a->h * a->w, &TrainingKernels::local_fusion);
+}
+EXPORT int dicenas_local_fusion_backward(const dicenas_training* a) {
+  return train(a, a->n * a->h * a->w, &TrainingKernels::local_fusion_backward);
+}
+EXPORT int dicenas_depthwise_norm_act(const dicenas_training* a) {
+  return train_depthwise(a, &TrainingKernels::depthwise);
+}
+EXPORT int dicenas_depthwise_norm_act_backward(const dicenas_training* a) {
+  return train_depthwise(a, &TrainingKernels::depthwise_backward);
 }

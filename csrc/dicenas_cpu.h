@@ -10,11 +10,11 @@
 extern "C" {
 #endif
 
-enum dicenas_dtype { DICENAS_FLOAT32 = 0, DICENAS_FLOAT16 = 1, DICENAS_BFLOAT16 = 2 };
+enum dicenas_dtype { DICENAS_FLOAT32 = 0, DICENAS_FLOAT16 = 1, DICENAS_BFLOAT16 = 2, DICENAS_FLOAT64 = 3 };
 enum dicenas_status { DICENAS_OK = 0, DICENAS_BAD_ARGUMENT = -1, DICENAS_NO_MEMORY = -2 };
 
 // Raised whenever a signature below changes; the loader refuses a library of another version.
-#define DICENAS_ABI_VERSION 2
+#define DICENAS_ABI_VERSION 3
 
 int dicenas_abi_version(void);
 // Hash of the sources that the library was built from.
@@ -59,6 +59,50 @@ int dicenas_dice_unit(const void* x, const float* weight_channel, const float* w
 int dicenas_pointwise(const void* x, const float* weight, const float* bias, const float* slope, void* y, int64_t n,
                       int64_t c, int64_t out_channels, int64_t size, int64_t stride_n, int64_t stride_c, int dtype,
                       int threads);
+
+// Training, float32 and float64 only: every pointer below is to elements of `dtype`, every tensor is contiguous.
+//
+// Normalisation by the statistics of the batch with PReLU behind it. The forward functions write mean and var (the
+// unbiased variance), the backward functions read them and write the gradients. Constants have one value a channel.
+typedef struct {
+  const void *weight, *bias, *slope;
+  void *mean, *var;
+  void *grad_weight, *grad_bias, *grad_slope;
+  double eps;
+} dicenas_norm;
+
+// Arguments of the functions below; what one of them does not name may be null.
+typedef struct {
+  int64_t n, c, h, w;  // of the result
+  int kernel_size, dtype, threads;
+  const void* x;
+  void* y;
+  const void* grad;  // of y
+  void* grad_x;
+  dicenas_norm norm, out_norm;
+  const void* fusion;
+  void* grad_fusion;
+  void* pooled;
+  const void* filter;
+  void* grad_filter;
+  const void* gate;
+  void* grad_gate;
+} dicenas_training;
+
+// y = PReLU(norm(x)), all (n, c, h, w). A channel needs two values at least, here and below.
+int dicenas_norm_act(const dicenas_training* arguments);
+int dicenas_norm_act_backward(const dicenas_training* arguments);
+
+// y (n, c, h, w) = PReLU(out_norm(sum over b of fusion[c][b] * PReLU(norm(x))[b * C + c])) of x (n, 3c, h, w), and
+// pooled (n, c), the means of y over h and w; norm has 3c channels, fusion is (c, 3). Backward, pooled is the gradient
+// of these means.
+int dicenas_local_fusion(const dicenas_training* arguments);
+int dicenas_local_fusion_backward(const dicenas_training* arguments);
+
+// y (n, c, h, w) = PReLU(norm(depth-wise convolution of x with filter (c, k, k))) times gate (n, c) unless it is null;
+// k is 3 or 5, the padding k / 2.
+int dicenas_depthwise_norm_act(const dicenas_training* arguments);
+int dicenas_depthwise_norm_act_backward(const dicenas_training* arguments);
 
 #ifdef __cplusplus
 }

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from dicenas.ops.dim_conv import DimConv
 from dicenas.ops.layers import ChannelShuffle, ConvNormAct, make_activation
+from dicenas.ops.norm_act import conv_norm_act, is_plain, local_fusion
 
 __all__ = ["DiCE", "DimFuse", "EfficientPWConv", "PooledShuffleUnit", "StridedDiCE"]
 
@@ -64,8 +65,14 @@ class DimFuse(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.local(self.shuffle(x))
-        gate = self.gate_expand(self.gate_act(self.gate_reduce(x.mean((2, 3), keepdim=True))))
-        return self.spatial(x) * torch.sigmoid(gate)
+        return self.fuse_globally(x, x.mean((2, 3), keepdim=True))
+
+    def fuse_globally(self, x: Tensor, means: Tensor) -> Tensor:
+        """Return the global fusion of ``(N, C, H, W)``, whose means over H and W ``(N, C, 1, 1)`` are known."""
+        gate = torch.sigmoid(self.gate_expand(self.gate_act(self.gate_reduce(means))))
+        if is_plain(self.spatial, ConvNormAct):
+            return conv_norm_act(x, self.spatial.conv, self.spatial.norm, self.spatial.act, gate)
+        return self.spatial(x) * gate
 
 
 class EfficientPWConv(nn.Module):
@@ -135,7 +142,15 @@ class DiCE(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.dim_fuse(self.act(self.norm(self.dim_conv(x))))
+        x = self.dim_conv(x)
+        fuse = self.dim_fuse
+        # In training normalisation, activation and local fusion may be one kernel, which crosses the two modules.
+        if is_plain(fuse, DimFuse) and is_plain(fuse.shuffle, ChannelShuffle) and is_plain(fuse.local, ConvNormAct):
+            local = fuse.local
+            fused = local_fusion(x, self.norm, self.act, local.conv, local.norm, local.act)
+            if fused is not None:
+                return fuse.fuse_globally(*fused)
+        return fuse(self.act(self.norm(x)))
 
 
 class StridedDiCE(nn.Module):

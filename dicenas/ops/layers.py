@@ -6,7 +6,17 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-__all__ = ["ACTIVATIONS", "ChannelShuffle", "ConvNormAct", "SqueezeExcitation", "make_activation", "make_divisible"]
+from dicenas.ops.norm_act import conv_norm_act
+
+__all__ = [
+    "ACTIVATIONS",
+    "ChannelShuffle",
+    "ConvNormAct",
+    "SqueezeExcitation",
+    "init_convolutions",
+    "make_activation",
+    "make_divisible",
+]
 
 #: Activation names and their factories; each factory takes the number of channels (only PReLU uses it).
 ACTIVATIONS: dict[str, Callable[[int], nn.Module]] = {
@@ -35,6 +45,15 @@ def make_activation(name: str | None, channels: int) -> nn.Module:
     if name not in ACTIVATIONS:
         raise ValueError(f"unknown activation {name!r}; expected one of {', '.join(sorted(ACTIVATIONS))}")
     return ACTIVATIONS[name](channels)
+
+
+def init_convolutions(module: nn.Module) -> None:
+    """Draw the weights of a module of convolutions as all of the package's: Kaiming normal, fan-out; biases zero."""
+    for name, parameter in module.named_parameters():
+        if name.endswith("bias"):
+            nn.init.zeros_(parameter)
+        else:
+            nn.init.kaiming_normal_(parameter, mode="fan_out")
 
 
 class ConvNormAct(nn.Module):
@@ -68,7 +87,7 @@ class ConvNormAct(nn.Module):
         self.act = make_activation(activation, out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.act(self.norm(self.conv(x)))
+        return conv_norm_act(x, self.conv, self.norm, self.act)
 
 
 class ChannelShuffle(nn.Module):
@@ -108,11 +127,7 @@ class SqueezeExcitation(nn.Module):
         self.act = nn.ReLU()
         self.expand = nn.Conv2d(squeezed, channels, 1)
         self.gate = nn.Hardsigmoid() if hard else nn.Sigmoid()
-        for name, parameter in self.named_parameters():
-            if name.endswith("bias"):
-                nn.init.zeros_(parameter)
-            else:
-                nn.init.kaiming_normal_(parameter, mode="fan_out")
+        init_convolutions(self)
 
     def forward(self, x: Tensor) -> Tensor:
         scale = self.expand(self.act(self.reduce(x.mean((2, 3), keepdim=True))))

@@ -10,11 +10,12 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from dicenas.ops.kernels import cuda, definitions
+from dicenas.ops.kernels import cuda, definitions, training
 from dicenas.ops.kernels.definitions import KERNEL_SIZES
 from dicenas.ops.kernels.library import Library, load_library, switched_off
 
@@ -23,6 +24,7 @@ __all__ = [
     "KERNEL_SIZES",
     "Library",
     "available",
+    "depthwise_norm_act",
     "describe",
     "dice_unit",
     "dim_conv",
@@ -30,9 +32,12 @@ __all__ = [
     "disabled",
     "exporting",
     "load_library",
+    "local_fusion",
+    "norm_act",
     "pointwise",
     "qualifies",
     "switched_off",
+    "trains",
 ]
 
 #: Data types of the kernels.
@@ -99,6 +104,39 @@ def qualifies(
     if torch.is_autocast_enabled(x.device.type):
         return all(t.is_floating_point() for t in (x, *weights))
     return x.dtype in DTYPES and all(weight.dtype == x.dtype for weight in weights)
+
+
+def trains(x: Tensor) -> bool:
+    """Whether the operators of training take ``(N, C, H, W)`` here: on the CPU, not in exports or transformations."""
+    return (
+        x.device.type == "cpu"
+        and available("cpu")
+        and not exporting()
+        and x.dtype in training.DTYPES
+        and x.dim() == 4
+        and x.is_contiguous()
+        and x.numel() > x.shape[1]  # with one value a channel PyTorch has an error to raise, or nothing to do
+        and not torch.is_autocast_enabled("cpu")
+        and not torch._C._are_functorch_transforms_active()
+        and torch.autograd.forward_ad._current_level < 0
+    )
+
+
+def norm_act(x: Tensor, weight: Tensor, bias: Tensor, slope: Tensor, eps: float) -> tuple[Tensor, ...]:
+    """Run ``dicenas::norm_act``; the result ``(N, C, H, W)`` and each channel's mean and unbiased variance."""
+    return training.norm_act(x, weight, bias, slope, eps)
+
+
+def depthwise_norm_act(
+    x: Tensor, filter: Tensor, weight: Tensor, bias: Tensor, slope: Tensor, gate: Tensor | None, eps: float
+) -> tuple[Tensor, ...]:
+    """Run ``dicenas::depthwise_norm_act``; the same results."""
+    return training.depthwise_norm_act(x, filter, weight, bias, slope, gate, eps)
+
+
+def local_fusion(x: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+    """Run ``dicenas::local_fusion``: ``(N, 3C, H, W)`` to ``(N, C, H, W)``, its means ``(N, C)``, and statistics."""
+    return training.local_fusion(x, *arguments)
 
 
 def dim_conv(x: Tensor, weight_channel: Tensor, weight_width: Tensor, weight_height: Tensor) -> Tensor:

@@ -40,12 +40,29 @@ SUFFIXES = (".cpp", ".cu", ".cuh", ".h")
 _FOLDER = Path(__file__).resolve().parent
 
 _SOURCES = {
-    "cpu": ("dicenas_cpu.cpp", "dicenas_cpu.h", "dicenas_cpu_kernels.h"),
+    "cpu": (
+        "dicenas_cpu.cpp",
+        "dicenas_cpu.h",
+        "dicenas_cpu_dim_conv.h",
+        "dicenas_cpu_kernels.h",
+        "dicenas_cpu_march.h",
+        "dicenas_cpu_pointwise.h",
+        "dicenas_cpu_training.h",
+        "dicenas_cpu_vectors.h",
+    ),
     "cuda": ("dicenas_cuda.cu", "dicenas_cuda_kernels.cuh"),
 }
 
 # Without -fno-trapping-math comparisons are not turned into vector instructions everywhere.
-_CPU_FLAGS = ("-O3", "-std=c++17", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-fopenmp")
+_CPU_FLAGS = (
+    "-O3",
+    "-std=c++17",
+    "-ffp-contract=fast",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-Wno-psabi",
+    "-fopenmp",
+)
 
 
 class BuildError(RuntimeError):

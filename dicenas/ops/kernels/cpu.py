@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dicenas.ops.kernels.library import load_library
 
-__all__ = ["DTYPES", "dice_unit", "dim_conv", "dim_conv_backward", "dim_conv_local", "pointwise"]
+__all__ = ["DTYPES", "check", "dice_unit", "dim_conv", "dim_conv_backward", "dim_conv_local", "library", "pointwise"]
 
 #: Data types of the kernels and their numbers in the C interface.
 DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
@@ -20,11 +20,12 @@ _GEOMETRY = (*[ctypes.c_int64] * 8, *[ctypes.c_int] * 3)
 
 
 @cache
-def _library() -> ctypes.CDLL:
-    library = load_library("cpu")
-    if library.handle is None:
-        raise RuntimeError(f"the CPU kernels are not available: {library.reason}")
-    handle = library.handle
+def library() -> ctypes.CDLL:
+    """Return the library, which the caller knows to be available."""
+    found = load_library("cpu")
+    if found.handle is None:
+        raise RuntimeError(f"the CPU kernels are not available: {found.reason}")
+    handle = found.handle
     handle.dicenas_dim_conv.argtypes = (*[_POINTER] * 5, *_GEOMETRY)
     handle.dicenas_dim_conv_backward.argtypes = (*[_POINTER] * 9, *_GEOMETRY)
     handle.dicenas_dim_conv_local.argtypes = (*[_POINTER] * 6, *_GEOMETRY)
@@ -43,7 +44,8 @@ def _constant(weight: Tensor) -> Tensor:
     return weight.float().contiguous()
 
 
-def _check(status: int) -> None:
+def check(status: int) -> None:
+    """Raise RuntimeError where a function of the library refused its arguments."""
     if status:
         raise RuntimeError(f"the CPU kernel refused its arguments with code {status}")
 
@@ -53,8 +55,8 @@ def dim_conv(x: Tensor, weight_channel: Tensor, weight_width: Tensor, weight_hei
     n, c, h, w = x.shape
     out = torch.empty((n, 3 * c, h, w), dtype=x.dtype)
     channel, width, height = _constant(weight_channel), _constant(weight_width), _constant(weight_height)
-    _check(
-        _library().dicenas_dim_conv(
+    check(
+        library().dicenas_dim_conv(
             x.data_ptr(), channel.data_ptr(), width.data_ptr(), height.data_ptr(), out.data_ptr(),
             *_geometry(x, channel),
         )
@@ -76,8 +78,8 @@ def dim_conv_backward(
     weights = [_constant(weight) for weight in (weight_channel, weight_width, weight_height)]
     grad_x = torch.empty(x.shape if input_grad else 0, dtype=x.dtype)
     grads = [torch.empty(weight.shape if weight_grad else 0) for weight in weights]
-    _check(
-        _library().dicenas_dim_conv_backward(
+    check(
+        library().dicenas_dim_conv_backward(
             grad.data_ptr(), x.data_ptr(), *(weight.data_ptr() for weight in weights),
             grad_x.data_ptr() if input_grad else None,
             *(g.data_ptr() if weight_grad else None for g in grads),
@@ -95,8 +97,8 @@ def dim_conv_local(
     out = torch.empty(x.shape, dtype=x.dtype)
     channel, width, height = _constant(weight_channel), _constant(weight_width), _constant(weight_height)
     local = _constant(local)
-    _check(
-        _library().dicenas_dim_conv_local(
+    check(
+        library().dicenas_dim_conv_local(
             x.data_ptr(), channel.data_ptr(), width.data_ptr(), height.data_ptr(), local.data_ptr(), out.data_ptr(),
             *_geometry(x, channel),
         )
@@ -118,8 +120,8 @@ def dice_unit(
     out = torch.empty(x.shape, dtype=x.dtype)
     channel, width, height = _constant(weight_channel), _constant(weight_width), _constant(weight_height)
     constants = [_constant(t) for t in (local, spatial, gate_reduce, gate_expand)]
-    _check(
-        _library().dicenas_dice_unit(
+    check(
+        library().dicenas_dice_unit(
             x.data_ptr(), channel.data_ptr(), width.data_ptr(), height.data_ptr(),
             *(t.data_ptr() for t in constants), gate_reduce.shape[0], out.data_ptr(), *_geometry(x, channel),
         )
@@ -134,8 +136,8 @@ def pointwise(x: Tensor, weight: Tensor, bias: Tensor, slope: Tensor) -> Tensor:
         x = x.contiguous()
     out = torch.empty((n, weight.shape[0], h, w), dtype=x.dtype)
     constants = [_constant(t) for t in (weight, bias, slope)]
-    _check(
-        _library().dicenas_pointwise(
+    check(
+        library().dicenas_pointwise(
             x.data_ptr(), *(t.data_ptr() for t in constants), out.data_ptr(), n, c, weight.shape[0], h * w,
             x.stride(0), x.stride(1), DTYPES[x.dtype], torch.get_num_threads(),
         )

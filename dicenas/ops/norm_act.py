@@ -1,0 +1,141 @@
+"""Normalisation and activation in training, with the layers around them, by the fused kernels where these can.
+
+The functions take modules and do what calling them one after another does, in value, gradient and running statistics.
+On the CPU, in training mode, the kernels of :mod:`dicenas.ops.kernels` do it in one pass; everything else, such as
+inference, other devices, layouts and activations, autocast, exports, or a module with hooks, runs the modules.
+"""
+
+from __future__ import annotations
+
+from typing import TypeGuard, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
+
+from dicenas.ops import kernels
+
+__all__ = ["conv_norm_act", "is_plain", "local_fusion", "norm_act"]
+
+_Module = TypeVar("_Module", bound=nn.Module)
+
+
+def is_plain(module: nn.Module, kind: type[_Module]) -> TypeGuard[_Module]:
+    """Whether calling a module does what its class does: no subclass, no hooks, no ``forward`` of its own."""
+    return type(module) is kind and not (
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        or "forward" in module.__dict__
+    )
+
+
+def _suits(x: Tensor, *norms: nn.BatchNorm2d) -> bool:
+    return (
+        type(x) is Tensor  # not fx.Proxy, nor a fake or otherwise special tensor
+        and kernels.trains(x)
+        and not _has_any_global_hook()
+        and all(
+            is_plain(norm, nn.BatchNorm2d)
+            and norm.training
+            and norm.weight is not None
+            and norm.weight.dtype == x.dtype
+            and norm.weight.device == x.device
+            for norm in norms
+        )
+    )
+
+
+def _slope(act: nn.Module, norm: nn.BatchNorm2d) -> Tensor | None:
+    """The activation's slope for negative values in each channel, where it is linear by pieces and plain."""
+    channels = norm.num_features
+    if is_plain(act, nn.PReLU):
+        slope = act.weight
+        if slope.dtype != norm.weight.dtype or slope.device != norm.weight.device:
+            return None
+        return slope if slope.shape[0] == channels else slope.expand(channels)
+    if is_plain(act, nn.ReLU):
+        return norm.weight.new_zeros(channels)
+    return norm.weight.new_ones(channels) if is_plain(act, nn.Identity) else None
+
+
+def _is_depthwise(conv: nn.Conv2d) -> bool:
+    size = conv.kernel_size
+    return (
+        conv.groups == conv.in_channels == conv.out_channels
+        and conv.stride == conv.dilation == (1, 1)
+        and size in ((3, 3), (5, 5))
+        and conv.padding == (size[0] // 2, size[0] // 2)
+        and conv.padding_mode == "zeros"
+        and conv.bias is None
+    )
+
+
+def _track(norm: nn.BatchNorm2d, mean: Tensor, var: Tensor) -> None:
+    """Update the running statistics as :class:`torch.nn.BatchNorm2d` does."""
+    if not norm.track_running_stats or norm.running_mean is None or norm.running_var is None:
+        return
+    momentum: float | Tensor | None = norm.momentum
+    if norm.num_batches_tracked is not None:
+        norm.num_batches_tracked.add_(1)
+        if momentum is None:
+            momentum = (1 / norm.num_batches_tracked).to(mean.dtype)
+    momentum = 0.0 if momentum is None else momentum
+    with torch.no_grad():
+        norm.running_mean.lerp_(mean, momentum)
+        norm.running_var.lerp_(var, momentum)
+
+
+def norm_act(x: Tensor, norm: nn.BatchNorm2d, act: nn.Module) -> Tensor:
+    """Return ``act(norm(x))`` for ``(N, C, H, W)``."""
+    if _suits(x, norm) and (slope := _slope(act, norm)) is not None:
+        y, mean, var = kernels.norm_act(x, norm.weight, norm.bias, slope, norm.eps)
+        _track(norm, mean, var)
+        return y
+    plain: Tensor = act(norm(x))
+    return plain
+
+
+def conv_norm_act(
+    x: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d, act: nn.Module, gate: Tensor | None = None
+) -> Tensor:
+    """Return ``act(norm(conv(x)))`` for ``(N, C, H, W)``, times ``gate`` ``(N, C_out, 1, 1)`` if there is one."""
+    if (
+        _suits(x, norm)
+        and is_plain(conv, nn.Conv2d)
+        and _is_depthwise(conv)
+        and conv.weight.dtype == x.dtype
+        and (slope := _slope(act, norm)) is not None
+    ):
+        scale = None if gate is None else gate.flatten(1)
+        y, mean, var = kernels.depthwise_norm_act(x, conv.weight, norm.weight, norm.bias, slope, scale, norm.eps)
+        _track(norm, mean, var)
+        return y
+    x = norm_act(conv(x), norm, act)
+    return x if gate is None else x * gate
+
+
+def local_fusion(
+    x: Tensor, norm: nn.BatchNorm2d, act: nn.Module, conv: nn.Conv2d, out_norm: nn.BatchNorm2d, out_act: nn.Module
+) -> tuple[Tensor, Tensor] | None:
+    """Return what local fusion makes of the output ``(N, 3C, H, W)`` of dimension-wise convolution.
+
+    That is normalised and activated by ``norm`` and ``act``, shuffled, and mixed by the grouped point-wise ``conv``,
+    with ``out_norm`` and ``out_act`` behind it.
+
+    Returns:
+        The map ``(N, C, H, W)`` and its means over H and W ``(N, C, 1, 1)``, or ``None`` where the kernels cannot.
+    """
+    if not (_suits(x, norm, out_norm) and is_plain(conv, nn.Conv2d) and conv.weight.dtype == x.dtype):
+        return None
+    slope, out_slope = _slope(act, norm), _slope(out_act, out_norm)
+    if slope is None or out_slope is None or conv.bias is not None:
+        return None
+    y, pooled, *statistics = kernels.local_fusion(
+        x, norm.weight, norm.bias, slope, conv.weight.flatten(1), out_norm.weight, out_norm.bias, out_slope,
+        norm.eps, out_norm.eps,
+    )  # fmt: skip
+    _track(norm, *statistics[:2])
+    _track(out_norm, *statistics[2:])
+    return y, pooled[:, :, None, None]
