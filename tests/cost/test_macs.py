@@ -31,7 +31,13 @@ SPACES = [
         resolutions=(16, 37),
         num_classes=7,
     )
-    for backbone, widths, stages in (("shufflenetv2", (0.1, 0.2), 3), ("mobilenetv2", (0.25,), 7))
+    for backbone, widths, stages in (
+        ("shufflenetv2", (0.1, 0.2), 3),
+        ("mobilenetv2", (0.25,), 7),
+        ("mobilenetv1", (0.25,), 5),
+        ("resnet", (0.1,), 4),
+        ("shufflenetv2_torchvision", (0.5,), 3),
+    )
 ]
 
 

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+from random import Random
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from dicenas import fuse_for_inference
-from dicenas.nets import FusedDiCE, dicenet
-from dicenas.ops import DiCE, StridedDiCE, kernels
+from dicenas.nets import FusedDiCE, ShuffleNetV2, build, dicenet, get_backbone, list_backbones
+from dicenas.ops import DiCE, SqueezeExcitation, StridedDiCE, kernels
+from dicenas.space import SpaceSpec
 
 
 def randomise(net: nn.Module) -> nn.Module:
@@ -78,6 +81,25 @@ def test_network(batch: int, threads: int) -> None:
         with torch.no_grad():
             assert difference(fused(x), net(x)) < 1e-5
     torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize("backbone", [name for name in list_backbones() if name != "shufflenetv2"])
+def test_every_backbone(backbone: str) -> None:
+    family = get_backbone(backbone)
+    ops = ("dice_k3", "separable_se_k3")
+    width = min(family.channels) if isinstance(family, ShuffleNetV2) else 0.25
+    space = SpaceSpec(backbone, ops, (width,), ((2,),) * family.num_stages, resolutions=(40,), num_classes=7)
+    net = randomise(build(space.random(Random(1)))).eval()
+    assert {type(module) for module in net.modules()} > {DiCE, SqueezeExcitation}
+    fused = fuse_for_inference(net)
+    kinds = {type(module) for module in fused.modules()}
+    if DiCE not in kinds:  # of other activations, that is kept as it is
+        assert FusedDiCE in kinds
+        assert nn.BatchNorm2d not in kinds
+    for size in (40, 33):
+        x = torch.randn(2, 3, size, size)
+        with torch.no_grad():
+            assert difference(fused(x), net(x)) < 1e-5
 
 
 def test_networks_of_others() -> None:
