@@ -2,8 +2,12 @@
 
 from dicenas.search_spaces.backbone_space import BackboneSpace, BlockChoice, SpaceArguments, make_space
 from dicenas.search_spaces.named import (
+    MixNetSpace,
+    MnasNetSpace,
     MobileNetV1Space,
     MobileNetV2Space,
+    MobileNetV3LargeSpace,
+    MobileNetV3SmallSpace,
     ResNetSpace,
     ShuffleNetV2EdgeNetsSpace,
     ShuffleNetV2Space,
@@ -13,8 +17,12 @@ from dicenas.search_spaces.named import (
 __all__ = [
     "BackboneSpace",
     "BlockChoice",
+    "MixNetSpace",
+    "MnasNetSpace",
     "MobileNetV1Space",
     "MobileNetV2Space",
+    "MobileNetV3LargeSpace",
+    "MobileNetV3SmallSpace",
     "ResNetSpace",
     "ShuffleNetV2EdgeNetsSpace",
     "ShuffleNetV2Space",

@@ -9,8 +9,12 @@ from dicenas.search_spaces.backbone_space import BackboneSpace, SpaceArguments
 
 __all__ = [
     "NAMED_SPACES",
+    "MixNetSpace",
+    "MnasNetSpace",
     "MobileNetV1Space",
     "MobileNetV2Space",
+    "MobileNetV3LargeSpace",
+    "MobileNetV3SmallSpace",
     "ResNetSpace",
     "ShuffleNetV2EdgeNetsSpace",
     "ShuffleNetV2Space",
@@ -73,6 +77,50 @@ class MobileNetV2Space(BackboneSpace):
         super().__init__("mobilenetv2", **arguments)
 
 
+class MobileNetV3LargeSpace(BackboneSpace):
+    """MobileNetV3-Large's table of inverted residuals (arXiv 1905.02244): op, expansion and activation of each block.
+
+    MobileNetV3-Large is the point with its own blocks, where expansions 1, 2.3, 2.5, 3, 4 and 6 are given. Arguments as
+    :class:`~dicenas.search_spaces.BackboneSpace`, without the backbone.
+    """
+
+    def __init__(self, **arguments: Unpack[SpaceArguments]) -> None:
+        super().__init__("mobilenetv3_large", **arguments)
+
+
+class MobileNetV3SmallSpace(BackboneSpace):
+    """MobileNetV3-Small's table of inverted residuals (arXiv 1905.02244): op, expansion and activation of each block.
+
+    MobileNetV3-Small is the point with its own blocks, where expansions 1, 3, 3.67, 4, 4.5 and 6 are given. Arguments
+    as :class:`~dicenas.search_spaces.BackboneSpace`, without the backbone.
+    """
+
+    def __init__(self, **arguments: Unpack[SpaceArguments]) -> None:
+        super().__init__("mobilenetv3_small", **arguments)
+
+
+class MnasNetSpace(BackboneSpace):
+    """MnasNet's table of inverted residuals (arXiv 1807.11626): op, expansion and activation of each block.
+
+    MnasNet-B1 is the point with its own blocks, where expansions 1, 3 and 6 are given. Arguments as
+    :class:`~dicenas.search_spaces.BackboneSpace`, without the backbone.
+    """
+
+    def __init__(self, **arguments: Unpack[SpaceArguments]) -> None:
+        super().__init__("mnasnet", **arguments)
+
+
+class MixNetSpace(BackboneSpace):
+    """MixNet-S's table of inverted residuals (arXiv 1907.09595): op, mixed kernels first, expansion and activation.
+
+    Blocks are those of :class:`~dicenas.nets.MixNet`. Arguments as
+    :class:`~dicenas.search_spaces.BackboneSpace`, without the backbone.
+    """
+
+    def __init__(self, **arguments: Unpack[SpaceArguments]) -> None:
+        super().__init__("mixnet", **arguments)
+
+
 class ResNetSpace(BackboneSpace):
     """Bottlenecks with a candidate op each, after ResNet-50 (DiCENet, arXiv 1906.03516, Section 3.4).
 
@@ -85,8 +133,12 @@ class ResNetSpace(BackboneSpace):
 
 #: The named space of each backbone; the others have :class:`~dicenas.search_spaces.BackboneSpace` alone.
 NAMED_SPACES: dict[str, Callable[..., BackboneSpace]] = {
+    "mixnet": MixNetSpace,
+    "mnasnet": MnasNetSpace,
     "mobilenetv1": MobileNetV1Space,
     "mobilenetv2": MobileNetV2Space,
+    "mobilenetv3_large": MobileNetV3LargeSpace,
+    "mobilenetv3_small": MobileNetV3SmallSpace,
     "resnet": ResNetSpace,
     "shufflenetv2": ShuffleNetV2Space,
     "shufflenetv2_edgenets": ShuffleNetV2EdgeNetsSpace,

@@ -57,11 +57,15 @@ def small_spec(backbone: str) -> SpaceSpec:
         stems=("small",),
         resolutions=(16, 21),
         num_classes=7,
+        # Points in the names of blocks, which names of modules cannot have.
+        expansions=(1, 2.5) if family.expansions else (),
+        activations=("relu", "prelu") if family.expansions else (),
     )
 
 
-FULLY_TESTED = (SHUFFLENET.backbone, MOBILENET.backbone)
-SPECS = pytest.mark.parametrize("spec", [SHUFFLENET, MOBILENET], ids=lambda spec: spec.backbone)
+MOBILENETV3 = small_spec("mobilenetv3_small")
+FULLY_TESTED = (SHUFFLENET.backbone, MOBILENET.backbone, MOBILENETV3.backbone)
+SPECS = pytest.mark.parametrize("spec", [SHUFFLENET, MOBILENET, MOBILENETV3], ids=lambda spec: spec.backbone)
 
 
 def nni_sample(space: BackboneSpace, seed: int) -> dict[str, object]:
@@ -84,7 +88,7 @@ def test_labels_and_values_are_those_of_the_spec(spec: SpaceSpec) -> None:
 
 @pytest.mark.parametrize(
     "spec",
-    [SHUFFLENET, MOBILENET, *(small_spec(name) for name in list_backbones() if name not in FULLY_TESTED)],
+    [SHUFFLENET, MOBILENET, MOBILENETV3, *(small_spec(name) for name in list_backbones() if name not in FULLY_TESTED)],
     ids=lambda spec: spec.backbone,
 )
 @given(seed=st.integers(0, 2**32 - 1))
