@@ -1,7 +1,8 @@
 """The package: what is installed, from which folders, with which requirements.
 
 The folders ``search_spaces/`` and ``strategies/`` stand at the top of the repository and install inside the
-package, as ``dicenas.search_spaces`` and ``dicenas.strategies``; the sources in ``csrc/`` are its data.
+package, as ``dicenas.search_spaces`` and ``dicenas.strategies``; the sources in ``csrc/`` and the configurations
+in ``configs/`` are its data.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ ROOT = Path(__file__).resolve().parent
 
 # Folders at the top of the repository that install inside the package.
 MAPPED = ("search_spaces", "strategies")
+
+# Folders at the top of the repository that install inside the package as data, and what of them does.
+DATA = {"configs": ("yaml",), "csrc": ("c", "cc", "cpp", "cu", "cuh", "h", "hpp")}
 
 REQUIREMENTS = ["pyyaml", "safetensors", "torch>=2.11", "tqdm"]
 
@@ -69,9 +73,7 @@ def package_folders() -> dict[str, str]:
     for top in MAPPED:
         names = find_packages(str(ROOT), include=[top, f"{top}.*"])
         folders |= {f"dicenas.{name}": name.replace(".", "/") for name in names}
-    if (ROOT / "csrc").is_dir():
-        folders["dicenas.csrc"] = "csrc"
-    return folders
+    return folders | {f"dicenas.{name}": name for name in DATA if (ROOT / name).is_dir()}
 
 
 def kernel_build() -> ModuleType:
@@ -148,7 +150,7 @@ if __name__ == "__main__":
         package_dir=folders,
         package_data={
             "dicenas": ["py.typed"],
-            "dicenas.csrc": [f"**/*.{suffix}" for suffix in ("c", "cc", "cpp", "cu", "cuh", "h", "hpp")],
+            **{f"dicenas.{name}": [f"**/*.{suffix}" for suffix in suffixes] for name, suffixes in DATA.items()},
         },
         ext_modules=[Extension(f"dicenas.ops.kernels.{kind}", []) for kind in kernel_build().KINDS],
         cmdclass={"build_ext": BuildKernels, "bdist_wheel": KernelWheel},

@@ -18,6 +18,7 @@ SOURCES = (
     "dicenas",
     "search_spaces",
     "strategies",
+    "configs",
     "csrc",
     "setup.py",
     "pyproject.toml",
@@ -87,6 +88,29 @@ def test_wheel_holds_the_native_sources(installed: Path) -> None:
     sources = [path.relative_to(ROOT) for path in (ROOT / "csrc").rglob("*") if path.suffix in suffixes]
     assert sources
     assert [path for path in sources if not (installed / "dicenas" / path).is_file()] == []
+
+
+def test_wheel_holds_the_configurations(installed: Path) -> None:
+    configurations = [path.relative_to(ROOT) for path in (ROOT / "configs").rglob("*.yaml")]
+    assert len(configurations) > 1
+    assert [path for path in configurations if not (installed / "dicenas" / path).is_file()] == []
+
+
+@pytest.mark.parametrize("mode", ["installed", "editable"])
+def test_rows_of_the_paper_are_found_from_elsewhere(
+    mode: str, checkout: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    site = request.getfixturevalue(mode)
+    # First on the path, so that no other editable installation's finder takes the place of this one's.
+    install = f"import site, sys; sys.path.insert(0, {str(site)!r}); site.addsitedir({str(site)!r})"
+    source = f"{install}\nfrom dicenas.paper import config_folder\nprint(config_folder())"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if "site-packages" in path)}
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", source], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    inside = site / "dicenas" if mode == "installed" else checkout
+    assert Path(done.stdout.strip()) == (inside / "configs" / "paper").resolve()
 
 
 def test_wheel_adds_one_name_to_site_packages(installed: Path) -> None:
