@@ -11,11 +11,11 @@ import sys
 from collections.abc import Sequence
 
 from dicenas import __version__
-from dicenas.cli import export, kernels, ops, paper, profile, report, search, spaces
+from dicenas.cli import export, kernels, ops, paper, profile, report, search, segment, spaces
 
 __all__ = ["main"]
 
-_COMMANDS = (search, report, export, profile, ops, spaces, paper, kernels)
+_COMMANDS = (search, report, export, profile, ops, spaces, segment, paper, kernels)
 
 _EXAMPLES = """\
 examples:
