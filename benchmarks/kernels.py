@@ -83,11 +83,15 @@ def measure_shape(args: argparse.Namespace, dtype: object, batch: int, channels:
         gate = fuse.gate_expand(fuse.gate_act(fuse.gate_reduce(y.mean((2, 3), keepdim=True))))
         return fuse.spatial(y) * torch.sigmoid(gate)
 
-    def train(dim_conv: Callable[..., torch.Tensor]) -> None:
-        unit.train()
+    def train(forward: Callable[[torch.Tensor], torch.Tensor]) -> None:
         unit.zero_grad()
-        unit_from(dim_conv, next(inputs).requires_grad_()).backward(grad)
-        unit.eval()
+        x = next(inputs).requires_grad_()
+        x.grad = None
+        forward(x).backward(grad)
+
+    def train_eager() -> None:
+        with kernels.disabled():
+            train(lambda x: unit_from(published, x))
 
     def without_grad(run: Callable[[], object]) -> Callable[[], object]:
         return torch.no_grad()(run)
@@ -111,8 +115,8 @@ def measure_shape(args: argparse.Namespace, dtype: object, batch: int, channels:
         candidates["unit_edgenets"] = lambda: theirs(next(inputs))
     times = interleaved({name: without_grad(run) for name, run in candidates.items()}, args.rounds, args.device)
     if args.device == "cpu":
-        steps = {"train_eager": lambda: train(published), "train_kernel": lambda: train(kernels.dim_conv)}
-        times |= interleaved(steps, max(3, args.rounds // 3))
+        unit.train()
+        times |= interleaved({"train_eager": train_eager, "train_kernel": lambda: train(unit)}, args.rounds)
         ratios = {"train": ratio(times, "train_eager", "train_kernel")}
     else:
         ratios = {}
