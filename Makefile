@@ -63,8 +63,10 @@ $(INSTALLED): setup.py pyproject.toml constraints.txt $(wildcard csrc/*) dicenas
 	    | grep --invert-match '^Requirement already satisfied'
 	@touch $@
 
-wheel: $(INSTALLED) ## build dist/dicenas-*.whl with the kernels' libraries inside
-	$(BIN)/python -m pip wheel --quiet --no-build-isolation --no-deps --wheel-dir dist .
+# What an earlier build left in build/ would be packed too.
+wheel: $(INSTALLED) ## build dist/dicenas-*.whl with the kernels of CPU and GPU inside; DICENAS_BUILD=cpu: without nvcc
+	@rm -rf build/lib* build/bdist*
+	DICENAS_BUILD=$${DICENAS_BUILD:-cuda} $(BIN)/python -m pip wheel --quiet --no-build-isolation --no-deps --wheel-dir dist .
 
 clean: ## remove build products and caches
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -77,6 +77,30 @@ def test_installation_that_demands_the_library(checkout: Path) -> None:
     assert "DICENAS_BUILD" in package(checkout, WORKING, "gpu").stderr
 
 
+@pytest.mark.slow
+def test_wheel_runs_on_a_machine_without_compilers(checkout: Path, nvcc: str, tmp_path: Path) -> None:
+    """`make wheel`, unpacked elsewhere: both libraries come from it."""
+    environment = {**os.environ, "DICENAS_BUILD": "cuda", "DICENAS_CUDA_ARCHS": "90"}
+    source = f"from setuptools import build_meta; build_meta.build_wheel({str(tmp_path)!r})"
+    subprocess.run([sys.executable, "-c", source], cwd=checkout, env=environment, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*-py3-none-*.whl")
+    site = tmp_path / "site"
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(site)
+    program = (
+        "import torch\nfrom dicenas.ops import DimConv, kernels\n"
+        "from dicenas.ops.kernels.library import find_cuda_code\n"
+        "assert DimConv(8, (7, 7))(torch.randn(1, 8, 7, 7)).shape == (1, 24, 7, 7)\n"
+        "print(kernels.load_library('cpu').path, find_cuda_code(), sep='\\n')"
+    )
+    nothing = {"PATH": "", "HOME": str(tmp_path), "PYTHONPATH": str(site)}
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env=nothing, check=True, capture_output=True, text=True
+    )
+    folder = site / "dicenas" / "ops" / "kernels"
+    assert done.stdout.split("\n")[:2] == [str(folder / build.library_name(kind)) for kind in build.KINDS]
+
+
 def test_cache_is_keyed_and_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     compiler = tmp_path / "compiler"
     compiler.write_text(WORKING, encoding="utf-8")
