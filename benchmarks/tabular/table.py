@@ -51,7 +51,7 @@ LEADING_OP = "separable_k3"
 SEEDS = (0, 1)
 
 #: Width multipliers.
-WIDTHS = (0.2, 0.5)
+WIDTHS = (0.1, 0.5)
 #: Height and width of the images, in pixels.
 IMAGE_SIZE = 24
 _STAGES = 3
