@@ -43,6 +43,7 @@ __all__ = [
     "MobileNetV3Large",
     "MobileNetV3Small",
     "StagePlan",
+    "check_block_name",
     "mixnet_architecture",
     "mnasnet_architecture",
     "mobilenetv3_architecture",
@@ -77,28 +78,36 @@ class BlockName:
 def parse_block_name(name: str) -> BlockName:
     """Read the name of a block, such as ``"separable_k3_e6"``, ``"dice_k5_e3_relu"`` or ``"skip"``.
 
-    Raises:
-        ValueError: It is no such name, or another spelling of one.
+    Whether there is such a block is :func:`check_block_name`'s matter: a report shows also ops that are not registered.
     """
     match = _NAME.fullmatch(name)
-    if match is None:
+    return BlockName(match["candidate"], float(match["expansion"]), match["activation"]) if match else BlockName(name)
+
+
+@lru_cache(maxsize=4096)
+def check_block_name(name: str) -> None:
+    """Check the name of a block.
+
+    Raises:
+        ValueError: Its op, expansion or activation does not exist, or it is another spelling of a name.
+    """
+    parsed = parse_block_name(name)
+    if parsed.expansion is None:
         if name in list_ops() and parse_candidate(name)[0].identity:
-            return BlockName(name)
+            return
         raise ValueError(
             f"block {name!r} has no expansion: blocks are called <candidate>_e<expansion>, such as separable_k3_e6, "
             "with _<activation> behind it where it is not the stage's"
         )
-    parsed = BlockName(match["candidate"], float(match["expansion"]), match["activation"])
     if parse_candidate(parsed.candidate)[0].identity:
         raise ValueError(f"block {name!r}: {parsed.candidate} is the identity, whatever its expansion; write its name")
     if str(parsed) != name:
         raise ValueError(f"block {name!r} should be written {str(parsed)!r}")
-    _check_expansion(float(match["expansion"]))
+    _check_expansion(parsed.expansion)
     if parsed.activation is not None and parsed.activation not in ACTIVATIONS:
         known = ", ".join(sorted(ACTIVATIONS))
         hint = did_you_mean(parsed.activation, ACTIVATIONS)
         raise ValueError(f"block {name!r}: unknown activation {parsed.activation!r}{hint} (known: {known})")
-    return parsed
 
 
 def _check_expansion(expansion: float) -> None:
@@ -184,12 +193,18 @@ class InvertedResidualBackbone(Backbone):
         return tuple(names)
 
     def block_with_op(self, block: BlockSpec, name: str) -> BlockSpec:
-        parsed = parse_block_name(name)
+        expansion = parse_block_name(name).expansion
+        hidden = 0 if expansion is None else make_divisible(block.in_channels * expansion)
+        return dataclasses.replace(block, op=name, hidden_channels=hidden)
+
+    def _fits(self, block: BlockSpec) -> bool:
+        assert block.op is not None
+        check_block_name(block.op)
+        parsed = parse_block_name(block.op)
         if parsed.activation == block.activation:
             short = dataclasses.replace(parsed, activation=None)
-            raise ValueError(f"block {name!r}: its stage has {parsed.activation} anyway; write {str(short)!r}")
-        hidden = 0 if parsed.expansion is None else make_divisible(block.in_channels * parsed.expansion)
-        return dataclasses.replace(block, op=name, hidden_channels=hidden)
+            raise ValueError(f"block {block.op!r}: its stage has {parsed.activation} anyway; write {str(short)!r}")
+        return super()._fits(block)
 
     # Blocks
 

@@ -9,7 +9,7 @@ from dicenas.nets import BlockSpec, get_backbone, list_backbones
 from dicenas.ops import list_ops
 from dicenas.report.markup import Element, element
 from dicenas.report.metrics import get_metric
-from dicenas.report.palette import NEUTRAL, op_colors, split_candidate
+from dicenas.report.palette import NEUTRAL, NameParts, op_colors, split_candidate, split_name
 
 __all__ = ["draw_architecture", "draw_ops", "frame"]
 
@@ -118,13 +118,15 @@ def _group_size(blocks: Sequence[BlockSpec]) -> str:
 
 
 def _block(block: BlockSpec, x: float, colors: Mapping[str, str], macs: int | None, total: int) -> Element:
-    op, kernel_size = split_candidate(block.op) if block.op else (block.kind, None)
+    op, kernel_size, expansion, _ = split_name(block.op) if block.op else NameParts(block.kind)
     middle = x + _BLOCK_WIDTH / 2
     name = op.split("_", 1)
     texts = [element("text", part, x=middle, y=_TOP + 22 + 13 * i, font_size=11) for i, part in enumerate(name)]
-    if kernel_size is not None:
-        y = _TOP + 56
-        texts.append(element("text", f"{kernel_size}×{kernel_size}", x=middle, y=y, font_size=13, font_weight=600))
+    kernel = "" if kernel_size is None else f"{kernel_size}×{kernel_size}"
+    if expansion is not None:
+        texts.append(element("text", f"{kernel} e{expansion}".strip(), x=middle, y=_TOP + 56, font_size=11))
+    elif kernel:
+        texts.append(element("text", kernel, x=middle, y=_TOP + 56, font_size=13, font_weight=600))
     reduction = max(1, round(block.in_size[0] / block.size[0]))
     channels = block.hidden_channels if block.kind == "head" else block.out_channels
     below = (f"↓{reduction} · " if reduction > 1 else "") + str(channels)

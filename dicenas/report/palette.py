@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from typing import NamedTuple
 
-__all__ = ["KIND_COLORS", "NEUTRAL", "op_colors", "split_candidate"]
+__all__ = ["KIND_COLORS", "NEUTRAL", "NameParts", "op_colors", "split_candidate", "split_name"]
 
 #: Colour of what is no op, and of ``skip``.
 NEUTRAL = "#888888"
@@ -23,16 +24,45 @@ KIND_COLORS = {
     "other": "#b3b3b3",
 }
 
-_CANDIDATE = re.compile(r"(.+)_k(\d+)")
+_NAME = re.compile(r"(?P<op>.+?)(_k(?P<k>\d+))?(_e(?P<expansion>\d+(\.\d+)?)(_(?P<activation>[a-z][a-z0-9_]*))?)?")
 
 
-def split_candidate(candidate: str) -> tuple[str, int | None]:
-    """Return op and kernel size of a candidate, without asking the registry.
+class NameParts(NamedTuple):
+    """What the name of a block is made of.
+
+    Attributes:
+        op: The op.
+        kernel_size: Its kernel size, where it has several.
+        expansion: The expansion, where the backbone has a choice of it.
+        activation: The activation, where it is not that of the stage.
+    """
+
+    op: str
+    kernel_size: int | None = None
+    expansion: str | None = None
+    activation: str | None = None
+
+    @property
+    def candidate(self) -> str:
+        """Name of the candidate op."""
+        return self.op if self.kernel_size is None else f"{self.op}_k{self.kernel_size}"
+
+
+def split_name(name: str) -> NameParts:
+    """Return what the name of a block is made of, without asking the registry.
 
     The report of a run must not depend on whether the user's own ops are registered in this process.
     """
-    match = _CANDIDATE.fullmatch(candidate)
-    return (match[1], int(match[2])) if match else (candidate, None)
+    match = _NAME.fullmatch(name)
+    if match is None:
+        return NameParts(name)
+    return NameParts(match["op"], int(match["k"]) if match["k"] else None, match["expansion"], match["activation"])
+
+
+def split_candidate(name: str) -> tuple[str, int | None]:
+    """Return op and kernel size of a block, without asking the registry."""
+    parts = split_name(name)
+    return parts.op, parts.kernel_size
 
 
 def op_colors(candidates: Iterable[str]) -> dict[str, str]:

@@ -11,7 +11,7 @@ from dicenas.ops import get_op, list_ops
 from dicenas.report.drawing import draw_architecture, draw_ops, frame
 from dicenas.report.markup import Child, Element, element
 from dicenas.report.metrics import Metric, get_metric
-from dicenas.report.palette import op_colors, split_candidate
+from dicenas.report.palette import op_colors, split_candidate, split_name
 from dicenas.report.scatter import Point, scatter
 from dicenas.report.summary import RunSummary
 from dicenas.runs import TrialRecord
@@ -242,7 +242,7 @@ def _changes(before: Architecture, after: Architecture) -> list[str]:
     pairs = [pair for a, b in zip(before.stages, after.stages, strict=False) for pair in zip(a, b, strict=False)]
     different = sum(a != b for a, b in pairs)
     if different:
-        changes.append(f"another op or kernel size in {different} of {len(pairs)} blocks that both have")
+        changes.append(f"another op, kernel size or expansion in {different} of {len(pairs)} blocks that both have")
     return changes
 
 
@@ -274,7 +274,9 @@ def op_usage(summary: RunSummary) -> Element:
 
 
 def _shares(trials: Iterable[TrialRecord]) -> dict[str, float]:
-    counts = Counter(op for trial in trials for stage in trial.architecture.stages for op in stage)
+    counts = Counter(
+        split_name(name).candidate for trial in trials for name in itertools.chain(*trial.architecture.stages)
+    )
     return {op: count / counts.total() for op, count in counts.items()}
 
 

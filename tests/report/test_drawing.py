@@ -8,7 +8,7 @@ import pytest
 from dicenas.architecture import Architecture
 from dicenas.nets import architecture_cost, get_backbone, list_nets, net_architecture
 from dicenas.report import draw_architecture
-from dicenas.report.palette import op_colors
+from dicenas.report.palette import op_colors, split_name
 from dicenas.space import SpaceSpec
 
 
@@ -43,6 +43,12 @@ def test_an_op_that_is_not_registered_here_is_drawn_without_costs() -> None:
     drawn = titles(architecture)
     assert any(title.startswith("mine_k3") for title in drawn)
     assert not any("MACs" in title for title in drawn)
+    stages = (("mine_k3_e6",), *[("dice_k3_e2.5", "pool_e3_relu")] * 4)
+    drawn = titles(Architecture("mobilenetv3_small", 1.0, stages))
+    assert any(
+        title.startswith("mine_k3_e6 in inverted_residual\nchannels 16 → 16\nchannels inside 96") for title in drawn
+    )
+    assert not any("MACs" in title for title in drawn)
 
 
 def test_a_backbone_that_is_not_registered_here_shows_its_ops() -> None:
@@ -65,3 +71,18 @@ def test_ops_keep_their_colours_and_differ() -> None:
     colors = op_colors(["dice_k3", "separable_k3", "separable_se_k5", "mine_k3", "yours", "skip"])
     assert len(set(colors.values())) == 6
     assert op_colors(["dice_k5"]) == {"dice": colors["dice"]}
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("separable_se_k5", ("separable_se", 5, None, None)),
+        ("dice_k3_e2.5_relu6", ("dice", 3, "2.5", "relu6")),
+        ("mixed_k11_e6", ("mixed", 11, "6", None)),
+        ("pool_e6", ("pool", None, "6", None)),
+        ("skip", ("skip", None, None, None)),
+    ],
+)
+def test_names_of_blocks_are_taken_apart(name: str, parts: tuple[object, ...]) -> None:
+    assert split_name(name) == parts
+    assert name.startswith(split_name(name).candidate)
