@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from dicenas.ops import ChannelShuffle, ConvNormAct, DiCE, dim_conv, kernels
+from dicenas.ops import ChannelShuffle, ConvNormAct, DiCE, ShapedConvNormAct, dim_conv, kernels
 
 __all__ = ["FusedDiCE", "fuse_for_inference"]
 
@@ -146,6 +146,8 @@ def _can_fuse(unit: DiCE) -> bool:
 def _replacement(module: nn.Module) -> nn.Module | None:
     if isinstance(module, DiCE) and _can_fuse(module):
         return FusedDiCE(module)
+    if isinstance(module, ShapedConvNormAct):
+        return nn.Sequential(fuse_conv_bn_eval(module.conv, module.norm), module.act)
     if isinstance(module, ConvNormAct):
         conv = module.conv
         plain = conv.kernel_size == conv.stride == (1, 1) and conv.groups == 1

@@ -25,6 +25,7 @@ from dicenas.ops import (
     parse_candidate,
 )
 from dicenas.ops.candidates import separable_cost
+from dicenas.ops.layers import init_convolutions
 
 __all__ = [
     "CHANNELS",
@@ -148,11 +149,7 @@ class GroupedClassifier(nn.Module):
         self.expand = nn.Conv2d(in_channels, hidden_channels, 1, groups=_HEAD_GROUPS, bias=False)
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Conv2d(hidden_channels, num_classes, 1)
-        for name, parameter in self.named_parameters():
-            if name.endswith("bias"):
-                nn.init.zeros_(parameter)
-            else:
-                nn.init.kaiming_normal_(parameter, mode="fan_out")
+        init_convolutions(self)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.expand(x.mean((2, 3), keepdim=True))

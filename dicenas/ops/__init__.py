@@ -1,6 +1,8 @@
 """Ops: the DiCE unit and the registry of candidate ops. Needs torch alone."""
 
 from dicenas.ops.ablations import JoinedDimConv
+from dicenas.ops.bottleneck import Bottleneck, InvertedBottleneck, ShuffleBottleneck
+from dicenas.ops.convolutions import ShapedConvNormAct
 from dicenas.ops.cost import Cost, conv_cost, conv_norm_act_cost, norm_act_cost
 from dicenas.ops.dice import DiCE, DimFuse, EfficientPWConv, PooledShuffleUnit, StridedDiCE
 from dicenas.ops.dim_conv import DimConv, dim_conv, dim_conv_reference
@@ -26,6 +28,7 @@ from dicenas.ops import candidates as _candidates  # noqa: F401  isort: skip  (r
 from dicenas.ops import mixed as _mixed  # noqa: F401  isort: skip
 
 __all__ = [
+    "Bottleneck",
     "CandidateArguments",
     "ChannelShuffle",
     "ConvNormAct",
@@ -36,10 +39,13 @@ __all__ = [
     "Downsample",
     "EfficientPWConv",
     "Entry",
+    "InvertedBottleneck",
     "JoinedDimConv",
     "OpInfo",
     "PooledShuffleUnit",
     "SeparableConv",
+    "ShapedConvNormAct",
+    "ShuffleBottleneck",
     "SqueezeExcitation",
     "StridedDiCE",
     "build_candidate",

@@ -36,13 +36,14 @@ class Cost:
 def conv_cost(
     in_channels: int,
     out_channels: int,
-    kernel_size: int,
+    kernel_size: int | tuple[int, int],
     size: tuple[int, int],
     groups: int = 1,
     bias: bool = False,
 ) -> Cost:
-    """Return the cost of a 2-d convolution whose *output* is ``size`` = (H, W)."""
-    weights = out_channels * (in_channels // groups) * kernel_size**2
+    """Return the cost of a 2-d convolution whose *output* is ``size`` = (H, W); dilation changes nothing."""
+    height, width = (kernel_size, kernel_size) if isinstance(kernel_size, int) else kernel_size
+    weights = out_channels * (in_channels // groups) * height * width
     return Cost(weights * size[0] * size[1], weights + (out_channels if bias else 0))
 
 
