@@ -101,23 +101,21 @@ def hidden_classifier_cost(
 
 
 class PooledClassifier(nn.Module):
-    """The head of MobileNetV1 and ResNet: global average pooling, dropout, linear layer.
+    """The head of MobileNetV1 and ResNet: global average pooling, linear layer.
 
     Args:
         in_channels: Channels of the input ``(N, C, H, W)``.
         num_classes: Classes; the output is ``(N, num_classes)``.
-        dropout: Dropout probability.
     """
 
-    def __init__(self, in_channels: int, num_classes: int, dropout: float = 0.0) -> None:
+    def __init__(self, in_channels: int, num_classes: int) -> None:
         super().__init__()
-        self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(in_channels, num_classes)
         nn.init.normal_(self.classifier.weight, std=0.01)
         nn.init.zeros_(self.classifier.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.classifier(self.dropout(x.mean((2, 3))))
+        return self.classifier(x.mean((2, 3)))
 
 
 def pooled_classifier_cost(in_channels: int, num_classes: int) -> Cost:

@@ -72,7 +72,7 @@ class MobileNetV1(Backbone):
         if block.kind == "stem":
             return ConvNormAct(block.in_channels, block.out_channels, 3, block.stride, activation=self.activation)
         if block.kind == "head":
-            return PooledClassifier(block.in_channels, block.out_channels, block.dropout)
+            return PooledClassifier(block.in_channels, block.out_channels)
         return self._build_op(block, final_activation=True)
 
     def block_cost(self, block: BlockSpec) -> Cost:

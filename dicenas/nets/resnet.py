@@ -13,7 +13,6 @@ from dicenas.ops import (
     ConvNormAct,
     Cost,
     conv_norm_act_cost,
-    make_activation,
     parse_candidate,
 )
 
@@ -31,24 +30,20 @@ class Bottleneck(nn.Module):
     """ResNet's bottleneck: ``(N, C_in, H, W)`` to ``(N, C_out, H / stride, W / stride)``.
 
     The entry, a point-wise convolution, reduces the channels; the candidate op filters and expands them linearly; the
-    input, or its projection, is added, and the sum activated.
+    input, or its projection, is added, and the sum rectified.
 
     Args:
-        entry: Module that maps ``in_channels`` to the op's input, activated.
-        op: Module that maps the entry's output to ``out_channels``, linear at its end; it has the block's stride.
+        entry: Module that maps the block's input to the op's, activated.
+        op: Module that maps the entry's output to the block's, linear at its end; it has the block's stride.
         shortcut: Module that brings the input to the output's shape; the identity where it has that already.
-        out_channels: Channels of the output.
-        activation: Name of the activation behind the sum.
     """
 
-    def __init__(
-        self, entry: nn.Module, op: nn.Module, shortcut: nn.Module, out_channels: int, activation: str = "relu"
-    ) -> None:
+    def __init__(self, entry: nn.Module, op: nn.Module, shortcut: nn.Module) -> None:
         super().__init__()
         self.entry = entry
         self.op = op
         self.shortcut = shortcut
-        self.act = make_activation(activation, out_channels)
+        self.act = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
         return self.act(self.op(self.entry(x)) + self.shortcut(x))
@@ -122,13 +117,13 @@ class ResNet(Backbone):
         if block.kind == "stem_small":
             return nn.Sequential(ConvNormAct(block.in_channels, block.out_channels, 3, activation=self.activation))
         if block.kind == "head":
-            return PooledClassifier(block.in_channels, block.out_channels, block.dropout)
+            return PooledClassifier(block.in_channels, block.out_channels)
         assert block.op is not None
         op = self._build_op(block, final_activation=False)
         if self.is_identity(block.op):
             return op
         entry = self._build_entry(block, block.in_channels, block.hidden_channels)
-        return Bottleneck(entry, op, self._build_shortcut(block), block.out_channels, self.activation)
+        return Bottleneck(entry, op, self._build_shortcut(block))
 
     def _build_shortcut(self, block: BlockSpec) -> nn.Module:
         if block.stride == 1 and block.in_channels == block.out_channels:

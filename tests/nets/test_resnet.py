@@ -47,7 +47,7 @@ def test_plan_is_resnet50_s() -> None:
 def test_bottleneck_adds_its_input() -> None:
     op = build_op("separable", 2, 8, size=(5, 5), activation="relu", final_activation=False)
     nn.init.zeros_(op.pointwise.norm.weight)
-    block = Bottleneck(ConvNormAct(8, 2, 1, activation="relu"), op, nn.Identity(), 8).eval()
+    block = Bottleneck(ConvNormAct(8, 2, 1, activation="relu"), op, nn.Identity()).eval()
     x = torch.randn(2, 8, 5, 5)
     assert torch.equal(block(x), x.relu())
 
