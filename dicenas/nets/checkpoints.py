@@ -37,13 +37,13 @@ def read_network(path: str | Path, architecture: Architecture) -> Network:
         if held != architecture.replace(image_size=held.image_size, num_classes=held.num_classes):
             raise ValueError(f"{path} holds DiCENet of scale {held.width:g}, which is not the network asked for")
         return network
-    names = torchvision_weights.torchvision_keys
-    if architecture.backbone == ShuffleNetV2EdgeNets.name:
-        names = edgenets.upstream_keys
     with torch.device("meta"):
         expected = build(architecture)
     try:
-        keys = names(expected)
+        if architecture.backbone == ShuffleNetV2EdgeNets.name:
+            keys = edgenets.upstream_keys(expected)
+        else:
+            keys = torchvision_weights.torchvision_keys(expected)
     except TypeError as error:
         raise ValueError(f"there are no published weights of this network: {error}") from error
     state = edgenets.read_state_dict(path)
