@@ -10,9 +10,14 @@ from torch import Tensor
 
 from dicenas.evaluation.images import Images
 
-__all__ = ["DATASETS", "Data", "DataConfig"]
+__all__ = ["DATASETS", "IMAGENET_MEAN", "IMAGENET_STD", "Data", "DataConfig"]
 
 DATASETS = ("digits", "cifar10", "imagefolder")
+
+#: Mean and standard deviation of ImageNet's images for each channel, on the scale of 0 to 1. Published networks take
+#: images that are normalised with them.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from dicenas.evaluation.data import IMAGENET_MEAN, IMAGENET_STD
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 __all__ = [
     "CITYSCAPES",
-    "IMAGENET_MEAN",
-    "IMAGENET_STD",
     "PASCAL_VOC",
     "ClassMap",
     "LabelSet",
@@ -25,10 +25,6 @@ __all__ = [
     "read_photo",
     "segment_photo",
 ]
-
-#: Mean and standard deviation of ImageNet's images, on the scale of 0 to 1: the input of all published networks.
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)

@@ -77,20 +77,19 @@ def _labels_at(classes: ClassMap, found: Sequence[int], size: tuple[int, int]) -
 
 
 def _paint(photo: Image, label: Tensor, labels: LabelSet, alpha: float) -> Image:
-    from PIL import Image
+    from PIL import Image, ImageFilter
 
     palette = torch.tensor(labels.colors, dtype=torch.uint8)
     # Dark classes would end nowhere in dark photos: where the background meets them it is lightened.
     palette[labels.background] = 255
-    inside, at_border = (torch.tensor(round(255 * share), dtype=torch.uint8) for share in (alpha, (1 + alpha) / 2))
     border = _is_border(label)
-    nothing = torch.zeros((), dtype=torch.uint8)
-    opacity = torch.where(
-        label == labels.background, torch.where(border, inside, nothing), torch.where(border, at_border, inside)
-    )
+    opacity = torch.where(label == labels.background, 0.0, alpha)
+    opacity[border] = min(1.0, 1.6 * alpha)
     colors = Image.fromarray(label.numpy())
     colors.putpalette(palette.flatten().tolist())
-    return Image.composite(colors.convert("RGB"), photo, Image.fromarray(opacity.numpy()))
+    smooth = ImageFilter.GaussianBlur(0.7)  # the steps of slanting borders
+    mask = Image.fromarray((255 * opacity).round().byte().numpy()).filter(smooth)
+    return Image.composite(colors.convert("RGB").filter(smooth), photo, mask)
 
 
 def _is_border(label: Tensor) -> Tensor:

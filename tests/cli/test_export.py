@@ -5,10 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from dicenas.cli import main
-from dicenas.nets import net_architecture
+from dicenas.nets import dicenet, edgenets, net_architecture
 from dicenas.runs import RunFolder
 
 
@@ -37,6 +38,31 @@ def test_an_architecture_file_is_built_afresh(tmp_path: Path, capsys: pytest.Cap
     assert main(["profile", str(out)]) == 0
 
 
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint as EdgeNets' training writes them, of DiCENet at scale 0.1 with three classes."""
+    network = dicenet(0.1, num_classes=3, image_size=64)
+    own = network.state_dict()
+    state = {f"module.{key}": own[name] for name, key in edgenets.upstream_keys(network).items()}
+    path = tmp_path_factory.mktemp("weights") / "dicenet_checkpoint.pth.tar"
+    torch.save({"epoch": 2, "state_dict": state, "best_prec1": torch.tensor(33.3)}, path)
+    return path
+
+
+def test_a_published_network_leaves_with_the_weights_of_a_checkpoint(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "net"
+    assert main(["export", "dicenet_010", "--weights", str(checkpoint), "--out", str(out)]) == 0
+    assert "fresh" not in capsys.readouterr().err
+    exported = load_file(out / "model.safetensors")
+    trained = edgenets.read_classification(checkpoint).state_dict()
+    assert exported.keys() == trained.keys()
+    assert all(exported[name].equal(trained[name]) for name in trained)
+    assert exported["head.classifier.weight"].shape[0] == 3
+    assert "mean (0.485, 0.456, 0.406)" in (out / "README.md").read_text(encoding="utf-8")
+
+
 def test_an_existing_folder_needs_force(
     run: RunFolder, tmp_path: Path, refused: Callable[..., str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -55,6 +81,10 @@ def test_an_existing_folder_needs_force(
         (["RUN", "--formats", "py,onx"], "unknown format 'onx'"),
         (["dicenet_100", "--trial", "1"], "--trial is for run folders"),
         (["dicenet_101"], "did you mean 'dicenet_1"),
+        (["dicenet_020", "--weights", "CHECKPOINT"], "holds DiCENet of scale 0.1, which is not the network"),
+        (["dicenet_010", "--weights", "none.pth"], "there is no checkpoint file none.pth"),
+        (["dicenet_010", "--weights", __file__], "test_export.py is no checkpoint"),
+        (["RUN", "--weights", "CHECKPOINT"], "--weights is for networks without trained weights"),
         (["."], "neither a run folder (no config.yaml) nor holds an architecture.json"),
     ],
 )
@@ -62,12 +92,14 @@ def test_bad_input_writes_nothing(
     arguments: list[str],
     message: str,
     run: RunFolder,
+    checkpoint: Path,
     tmp_path: Path,
     refused: Callable[..., str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path / "empty")
-    source, *rest = [str(run.path) if argument == "RUN" else argument for argument in arguments]
+    paths = {"RUN": str(run.path), "CHECKPOINT": str(checkpoint)}
+    source, *rest = [paths.get(argument, argument) for argument in arguments]
     assert message in refused("export", source, "--out", "net", *rest)
     assert list(Path().iterdir()) == []
