@@ -76,8 +76,8 @@ class Recipe:
     """
 
     train_per_class: int = 300
-    val_per_class: int = 200
-    test_per_class: int = 500
+    val_per_class: int = 500
+    test_per_class: int = 1000
     image_size: int = IMAGE_SIZE
     epochs: int = 9
     batch: int = 50
