@@ -150,7 +150,9 @@ class DiCE(nn.Module):
             fused = local_fusion(x, self.norm, self.act, local.conv, local.norm, local.act)
             if fused is not None:
                 return fuse.fuse_globally(*fused)
-        return fuse(self.act(self.norm(x)))
+        x = self.norm(x)  # under one name, so that each map of 3C channels goes as soon as the next is there
+        x = self.act(x)
+        return fuse(x)
 
 
 class StridedDiCE(nn.Module):

@@ -93,7 +93,8 @@ def norm_act(x: Tensor, norm: nn.BatchNorm2d, act: nn.Module) -> Tensor:
         y, mean, var = kernels.norm_act(x, norm.weight, norm.bias, slope, norm.eps)
         _track(norm, mean, var)
         return y
-    plain: Tensor = act(norm(x))
+    x = norm(x)  # under one name: the layer's input can go before the activation runs
+    plain: Tensor = act(x)
     return plain
 
 
