@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from torch import Tensor, nn
 
 from dicenas.architecture import Architecture
@@ -56,8 +58,13 @@ class ResNet(Backbone):
     and a stem of one 3 x 3 convolution. The stride of a stage's first block stands in its op. ``skip`` leaves a block
     out.
 
-    An op that brings an entry of its own puts it in place of *all* point-wise convolutions of the block (DiCENet,
-    Table 3): in the shortcut too, behind average pooling where that is strided.
+    An op that brings a down-sampling unit of its own for ShuffleNetV2, as the DiCE unit does, pools there in front of
+    all other layers. So it does here: a strided block is average pooling and a bottleneck of stride 1. (DiCENet's Table
+    2 bears this out: DimConv in place of the depth-wise convolution *saves* multiply-adds there, since the first
+    point-wise convolution then sees a quarter of the pixels.)
+
+    An op that brings an entry of its own puts it in place of *all* point-wise convolutions of the block (Table 3): in
+    the shortcut too, behind average pooling where that is strided.
     """
 
     name = "resnet"
@@ -99,6 +106,8 @@ class ResNet(Backbone):
         if block.op is not None:
             op, kernel_size = parse_candidate(block.op)
             in_channels = block.in_channels if op.identity else block.hidden_channels
+            if self._pools_first(block):
+                block = _behind_pooling(block)
         return CandidateArguments(
             in_channels,
             block.out_channels,
@@ -119,11 +128,17 @@ class ResNet(Backbone):
         if block.kind == "head":
             return PooledClassifier(block.in_channels, block.out_channels)
         assert block.op is not None
+        if self._pools_first(block):
+            return nn.Sequential(nn.AvgPool2d(3, stride=2, padding=1), self.build_block(_behind_pooling(block)))
         op = self._build_op(block, final_activation=False)
         if self.is_identity(block.op):
             return op
         entry = self._build_entry(block, block.in_channels, block.hidden_channels)
         return Bottleneck(entry, op, self._build_shortcut(block))
+
+    def _pools_first(self, block: BlockSpec) -> bool:
+        assert block.op is not None
+        return block.stride == 2 and parse_candidate(block.op)[0].downsample is not None
 
     def _build_shortcut(self, block: BlockSpec) -> nn.Module:
         if block.stride == 1 and block.in_channels == block.out_channels:
@@ -142,6 +157,8 @@ class ResNet(Backbone):
         if block.kind == "head":
             return pooled_classifier_cost(block.in_channels, block.out_channels)
         assert block.op is not None
+        if self._pools_first(block):
+            return self.block_cost(_behind_pooling(block))
         if self.is_identity(block.op):
             return self._op_cost(block)
         entry = self._entry_cost(block, block.in_channels, block.hidden_channels)
@@ -155,6 +172,11 @@ class ResNet(Backbone):
         if entry is None:
             return conv_norm_act_cost(block.in_channels, block.out_channels, 1, block.size, activation=None)
         return entry.cost(block.in_channels, block.out_channels, block.size, self.activation)
+
+
+def _behind_pooling(block: BlockSpec) -> BlockSpec:
+    """Return what a strided block is behind its pooling."""
+    return dataclasses.replace(block, in_size=block.size, stride=1)
 
 
 register_backbone(ResNet())

@@ -11,7 +11,7 @@ import yaml
 from torch import nn
 
 from dicenas.nets import Bottleneck, architecture_cost, build, resnet_architecture
-from dicenas.ops import ConvNormAct, build_op
+from dicenas.ops import ConvNormAct, DiCE, build_op
 
 
 @pytest.mark.parametrize(("width", "row"), [(0.16, 0), (0.25, 1), (0.37, 2)])
@@ -78,6 +78,20 @@ def test_an_entry_replaces_all_pointwise_convolutions(op: str) -> None:
         net.eval()(torch.randn(1, 3, 64, 64))
     assert len(shapes) == len(dense)
     assert set(shapes) == {(1, 1)}
+
+
+def test_dimension_wise_ops_pool_first() -> None:
+    """A strided block of DiCE units is pooling and a bottleneck of stride 1, as in DiCENet's down-sampling unit."""
+    net = build(resnet_architecture(0.1, 7, (45, 38), op="dice_k3", depths=(1, 2, 1, 1)))
+    assert isinstance(net.stages[0][0], Bottleneck)
+    for stage in net.stages[1:]:
+        pool, block = stage[0]
+        assert isinstance(pool, nn.AvgPool2d)
+        assert isinstance(block, Bottleneck)
+        assert isinstance(block.op, DiCE)
+    # In the paper's Table 2 DimConv behind pooling costs less than the depth-wise convolution.
+    cheaper, dearer = (architecture_cost(resnet_architecture(op=op)).macs for op in ("dimconv_pw_k3", "dw_pw_k3"))
+    assert cheaper < dearer
 
 
 def test_stems() -> None:
