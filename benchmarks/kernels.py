@@ -1,36 +1,70 @@
 """The fused kernels against eager PyTorch, its best form, torch.compile and, with ``--edgenets``, the published code.
 
-    python benchmarks/kernels.py --threads 1 --json benchmarks/results/kernels-cpu-1.json
+    python benchmarks/kernels.py --threads 1 --json benchmarks/results/kernels-cpu-1-thread.json
+    python benchmarks/kernels.py --batches 1 --shapes 116x28 --only branch --seconds 1    # a look, in seconds
 
-A row is one shape. Columns of times (medians, us): `eager`, the published data flow (clones, transposes, copies);
-`views`, the fallback of dicenas (convolutions of transposed views); `branches`, its three convolutions without joining
-them (Figure 6's three launches); `kernel`, the one call; `block_*`, with normalisation, PReLU and local fusion in
-inference; `unit_*`, the whole unit in inference; `train_*`, forward and backward of the unit; `copy`, moving as many
-bytes as `kernel` has to.
+A row is one shape. Columns of times (medians, us), in groups that ``--only`` selects from:
+
+- `copy`: moving as many bytes as `kernel` has to.
+- branch: dimension-wise convolution in inference. `eager`, the published data flow (clones, transposes, copies);
+  `views`, the fallback of dicenas (convolutions of transposed views); `branches`, its three convolutions without
+  joining them (Figure 6's three launches); `compiled`, torch.compile of `views` (``--compile``); `kernel`, one call.
+- block: the same with normalisation, PReLU and local fusion, `block_eager` and `block_kernel`.
+- unit: the whole unit in inference, `unit_eager`, `unit_kernel` and `unit_edgenets`, the published code.
+- train: forward and backward of the unit in training, `train_eager`, `train_kernel` and `train_edgenets`.
+
+The kernels have no float64; there `kernel` is what dicenas runs instead. On a GPU inputs take turns among more memory
+than its cache holds, and times are those of replays of a graph.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from measure import interleaved, keep_memory, machine, ratio, summary, write
 
-SHAPES = [(116, 28), (232, 14), (464, 7), (278, 28), (556, 14), (1112, 7)]
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+Run = Callable[[], object]
+
+#: Channels and size of DiCENet's maps at 224x224: s = 1, then s = 2.4.
+SHAPES = ((116, 28), (232, 14), (464, 7), (278, 28), (556, 14), (1112, 7))
+DTYPES = ("float32", "float64", "float16", "bfloat16")
+GROUPS = ("branch", "block", "unit", "train")
+
+#: Ratios of a row: name, slow candidate, fast candidate.
+RATIOS = (
+    ("forward", "eager", "kernel"),
+    ("forward_against_views", "views", "kernel"),
+    ("forward_against_compiled", "compiled", "kernel"),
+    ("three_launches_against_one", "branches", "kernel"),
+    ("block", "block_eager", "block_kernel"),
+    ("unit", "unit_eager", "unit_kernel"),
+    ("unit_against_edgenets", "unit_edgenets", "unit_kernel"),
+    ("train", "train_eager", "train_kernel"),
+    ("train_against_edgenets", "train_edgenets", "train_kernel"),
+    ("share_of_copy_bandwidth", "copy", "kernel"),
+)
 
 
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
-    parser.add_argument("--dtypes", nargs="+", choices=("float32", "float16", "bfloat16"), default=["float32"])
-    parser.add_argument("--shapes", type=int, default=len(SHAPES), help="the first so many shapes (default: all)")
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--threads", type=int, default=1, help="(default: 1)")
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32, 64], help="(default: 1 8 32 64)")
+    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=["float32"], help="(default: float32)")
+    parser.add_argument("--shapes", type=parse_shape, nargs="+", default=SHAPES, help="such as 116x28 (default: all)")
+    parser.add_argument("--only", nargs="+", choices=GROUPS, default=GROUPS, help="(default: all)")
+    parser.add_argument("--seconds", type=float, default=4, help="for each row (default: 4)")
     parser.add_argument("--compile", action="store_true", help="measure torch.compile of the fallback too")
     parser.add_argument("--edgenets", type=Path, help="a checkout of the published code")
     parser.add_argument("--json", type=Path, help="file for the results")
@@ -41,98 +75,145 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     rows: list[dict[str, object]] = []
-    for dtype, batch, (channels, size) in itertools.product(args.dtypes, args.batches, SHAPES[: args.shapes]):
-        rows.append(measure_shape(args, getattr(torch, dtype), batch, channels, size))
+    for dtype, batch, (channels, size) in itertools.product(args.dtypes, args.batches, args.shapes):
+        case = Case(args.device, getattr(torch, dtype), batch, channels, size, args.edgenets)
+        times = measure(case, args.only, args.compile, args.seconds)
+        ratios = {name: ratio(times, slow, fast) for name, slow, fast in RATIOS if slow in times and fast in times}
+        shape = {"batch": batch, "channels": channels, "size": size, "dtype": dtype}
+        rows.append({**shape, "us": summary(times), "ratios": ratios})
         print(rows[-1], flush=True)
     write(args.json, machine(args.device, args.threads), rows)
 
 
-def measure_shape(args: argparse.Namespace, dtype: object, batch: int, channels: int, size: int) -> dict[str, object]:
-    """Measure one row."""
-    import torch
+def parse_shape(text: str) -> tuple[int, int]:
+    """Read ``CHANNELSxSIZE``."""
+    found = re.fullmatch(r"(\d+)x(\d+)", text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form 116x28")
+    return int(found[1]), int(found[2])
 
-    from dicenas.nets import FusedDiCE
-    from dicenas.ops import DiCE, dim_conv_reference, kernels
 
-    options = {"device": args.device, "dtype": dtype}
-    unit = DiCE(channels, channels, (size, size)).to(**options).eval()
-    fused = FusedDiCE(unit).eval()
-    conv, fuse = unit.dim_conv, unit.dim_fuse
-    filters = [w.detach() for w in (conv.weight_channel, conv.weight_width, conv.weight_height)]
-    # On a GPU inputs take turns among more memory than its cache holds.
-    each = batch * channels * size * size * filters[0].element_size()
-    copies = max(1, 256 * 2**20 // each) if args.device == "cuda" else 1
-    inputs = itertools.cycle([torch.randn(batch, channels, size, size, **options) for _ in range(min(copies, 64))])
-    moved = itertools.cycle(
-        [torch.randn(batch * 2 * channels * size * size, **options) for _ in range(min(copies, 32))]
-    )
-    target = torch.empty(batch * 2 * channels * size * size, **options)
-    grad = torch.randn(batch, channels, size, size, **options)
+class Case:
+    """The unit of one row, and inputs for it."""
 
-    def branches(x: torch.Tensor) -> None:
-        c, w, h = filters
-        torch.conv2d(x, c, padding=1, groups=len(c))
-        torch.conv2d(x.transpose(1, 2), h, padding=1, groups=len(h))
-        torch.conv2d(x.transpose(1, 3), w, padding=1, groups=len(w))
+    def __init__(
+        self, device: str, dtype: torch.dtype, batch: int, channels: int, size: int, edgenets: Path | None
+    ) -> None:
+        import torch
 
-    def rest(y: torch.Tensor) -> torch.Tensor:
-        return fuse.local(fuse.shuffle(unit.act(unit.norm(y))))
+        from dicenas.ops import DiCE
 
-    def unit_from(dim_conv: Callable[..., torch.Tensor], x: torch.Tensor) -> torch.Tensor:
-        y = rest(dim_conv(x, conv.weight_channel, conv.weight_width, conv.weight_height))
+        self.device = device
+        options = {"device": device, "dtype": dtype}
+        self.unit = DiCE(channels, channels, (size, size)).to(**options).eval()
+        conv = self.unit.dim_conv
+        self.filters = [w.detach() for w in (conv.weight_channel, conv.weight_width, conv.weight_height)]
+        self.published_unit = None if edgenets is None else edgenets_unit(edgenets, channels, size).to(**options).eval()
+        shape = (batch, channels, size, size)
+        self.grad = torch.randn(shape, **options)
+        memory = 256 * 2**20 if device == "cuda" else 1
+        bytes_each = self.grad.numel() * self.grad.element_size()
+        turns = max(1, min(64, memory // bytes_each))
+        self.inputs = itertools.cycle([torch.randn(shape, **options).requires_grad_() for _ in range(turns)])
+        self.copied = itertools.cycle([torch.randn(2 * self.grad.numel(), **options) for _ in range(turns)])
+        self.target = torch.empty(2 * self.grad.numel(), **options)
+
+    @property
+    def has_kernels(self) -> bool:
+        """Whether there are fused kernels for the data type."""
+        from dicenas.ops import kernels
+
+        return self.grad.dtype in kernels.DTYPES and kernels.available(self.device)
+
+    def published_local(self, x: Tensor) -> Tensor:
+        """Run the unit up to local fusion with the published data flow."""
+        conv, fuse = self.unit.dim_conv, self.unit.dim_fuse
+        y = published(x, conv.weight_channel, conv.weight_width, conv.weight_height)
+        return fuse.local(fuse.shuffle(self.unit.act(self.unit.norm(y))))
+
+    def published_data_flow(self, x: Tensor) -> Tensor:
+        """Run the whole unit with the published data flow."""
+        import torch
+
+        fuse = self.unit.dim_fuse
+        y = self.published_local(x)
         gate = fuse.gate_expand(fuse.gate_act(fuse.gate_reduce(y.mean((2, 3), keepdim=True))))
         return fuse.spatial(y) * torch.sigmoid(gate)
 
-    def train(forward: Callable[[torch.Tensor], torch.Tensor]) -> None:
-        unit.zero_grad()
-        x = next(inputs).requires_grad_()
-        x.grad = None
-        forward(x).backward(grad)
 
-    def train_eager() -> None:
-        with kernels.disabled():
-            train(lambda x: unit_from(published, x))
+def measure(case: Case, groups: list[str], compiles: bool, seconds: float) -> dict[str, list[float]]:
+    """Measure one row; inference and training take turns among themselves."""
+    import torch
 
-    def without_grad(run: Callable[[], object]) -> Callable[[], object]:
-        return torch.no_grad()(run)
+    from dicenas.ops import kernels
 
-    candidates = {
-        "copy": lambda: target.copy_(next(moved)),
-        "eager": lambda: published(next(inputs), *filters),
-        "views": lambda: dim_conv_reference(next(inputs), *filters),
-        "branches": lambda: branches(next(inputs)),
-        "kernel": lambda: kernels.dim_conv(next(inputs), *filters),
-        "block_eager": lambda: rest(published(next(inputs), *filters)),
-        "block_kernel": lambda: kernels.dim_conv_local(next(inputs), *filters, fused.local),
-        "unit_eager": lambda: unit_from(published, next(inputs)),
-        "unit_kernel": lambda: fused(next(inputs)),
-    }
-    if args.compile:
-        compiled = torch.compile(dim_conv_reference, dynamic=False)
-        candidates["compiled"] = lambda: compiled(next(inputs), *filters)
-    if args.edgenets is not None:
-        theirs = edgenets_unit(args.edgenets, channels, size).to(**options).eval()
-        candidates["unit_edgenets"] = lambda: theirs(next(inputs))
-    times = interleaved({name: without_grad(run) for name, run in candidates.items()}, args.rounds, args.device)
-    if args.device == "cpu":
-        unit.train()
-        times |= interleaved({"train_eager": train_eager, "train_kernel": lambda: train(unit)}, args.rounds)
-        ratios = {"train": ratio(times, "train_eager", "train_kernel")}
-    else:
-        ratios = {}
-    ratios |= {
-        "forward": ratio(times, "eager", "kernel"),
-        "forward_against_views": ratio(times, "views", "kernel"),
-        "three_launches_against_one": ratio(times, "branches", "kernel"),
-        "block": ratio(times, "block_eager", "block_kernel"),
-        "unit": ratio(times, "unit_eager", "unit_kernel"),
-        "share_of_copy_bandwidth": ratio(times, "copy", "kernel"),
-    }
-    shape = {"batch": batch, "channels": channels, "size": size, "dtype": str(dtype).removeprefix("torch.")}
-    return {**shape, "us": summary(times), "ratios": ratios}
+    inference = dict(inference_candidates(case, groups, compiles))
+    runs = {name: torch.no_grad()(run) for name, run in inference.items()}
+    times = interleaved(runs, seconds if "train" not in groups else seconds / 2, case.device)
+    if "train" in groups:
+        case.unit.train()
+        steps = {"train_kernel": training_step(case, case.unit, case.unit)}
+        steps["train_eager"] = kernels.disabled()(training_step(case, case.unit, case.published_data_flow))
+        if case.published_unit is not None:
+            case.published_unit.train()
+            steps["train_edgenets"] = training_step(case, case.published_unit, case.published_unit)
+        times |= interleaved(steps, seconds / 2, case.device)
+    return times
 
 
-def published(x: object, channel: object, width: object, height: object) -> object:
+def inference_candidates(case: Case, groups: list[str], compiles: bool) -> Iterator[tuple[str, Run]]:
+    """Yield what is measured in inference."""
+    import torch
+
+    from dicenas.nets import FusedDiCE
+    from dicenas.ops import dim_conv, dim_conv_reference, kernels
+
+    inputs, filters = case.inputs, case.filters
+    yield "copy", lambda: case.target.copy_(next(case.copied))
+    if "branch" in groups:
+        yield "eager", lambda: published(next(inputs), *filters)
+        yield "views", lambda: dim_conv_reference(next(inputs), *filters)
+        yield "branches", lambda: three_launches(next(inputs), *filters)
+        if compiles:
+            compiled = torch.compile(dim_conv_reference, dynamic=False)
+            yield "compiled", lambda: compiled(next(inputs), *filters)
+        yield "kernel", lambda: dim_conv(next(inputs), *filters)
+    fused = FusedDiCE(case.unit).eval()
+    if "block" in groups:
+        yield "block_eager", lambda: case.published_local(next(inputs))
+        if case.has_kernels:
+            yield "block_kernel", lambda: kernels.dim_conv_local(next(inputs), *filters, fused.local)
+    if "unit" in groups:
+        yield "unit_eager", lambda: case.published_data_flow(next(inputs))
+        if case.published_unit is not None:
+            theirs = case.published_unit
+            yield "unit_edgenets", lambda: theirs(next(inputs))
+        yield "unit_kernel", lambda: fused(next(inputs))
+
+
+def training_step(case: Case, unit: nn.Module, forward: Callable[[Tensor], Tensor]) -> Run:
+    """Forward and backward, with gradients of the input and all parameters."""
+    import torch
+
+    parameters = list(unit.parameters())
+
+    def step() -> object:
+        x = next(case.inputs)
+        return torch.autograd.grad(forward(x), [x, *parameters], case.grad)
+
+    return step
+
+
+def three_launches(x: Tensor, channel: Tensor, width: Tensor, height: Tensor) -> None:
+    """Run the three branches one after another, without joining them."""
+    import torch
+
+    torch.conv2d(x, channel, padding=1, groups=len(channel))
+    torch.conv2d(x.transpose(1, 2), height, padding=1, groups=len(height))
+    torch.conv2d(x.transpose(1, 3), width, padding=1, groups=len(width))
+
+
+def published(x: Tensor, channel: Tensor, width: Tensor, height: Tensor) -> Tensor:
     """Dimension-wise convolution with the data flow of the published code: clones, transposes, copies."""
     import torch
 
@@ -144,9 +225,10 @@ def published(x: object, channel: object, width: object, height: object) -> obje
     return torch.cat((by_channel, by_height, by_width), 1)
 
 
-def edgenets_unit(path: Path, channels: int, size: int) -> object:
+def edgenets_unit(path: Path, channels: int, size: int) -> nn.Module:
     """Build the published unit from a checkout of EdgeNets."""
-    sys.path.insert(0, str(path))
+    if str(path) not in sys.path:
+        sys.path.insert(0, str(path))
     from nn_layers.dice import DICE
 
     return DICE(channels, channels, size, size)

@@ -28,9 +28,9 @@ def keep_memory() -> None:
 
 
 def interleaved(
-    candidates: dict[str, Callable[[], object]], rounds: int, device: str = "cpu"
+    candidates: dict[str, Callable[[], object]], seconds: float, device: str = "cpu"
 ) -> dict[str, list[float]]:
-    """Return the times in microseconds of each candidate, one a round."""
+    """Return the times in microseconds of each candidate, one a round: as many rounds as the seconds hold, 5 to 300."""
     for run in candidates.values():
         run()
         run()
@@ -38,7 +38,10 @@ def interleaved(
         _cuda_timers(candidates) if device == "cuda" else {name: _cpu_timer(run) for name, run in candidates.items()}
     )
     times: dict[str, list[float]] = {name: [] for name in candidates}
-    for _ in range(rounds):
+    stop = time.perf_counter() + seconds
+    for finished in range(300):
+        if finished >= 5 and time.perf_counter() >= stop:
+            break
         for name, measure in timer.items():
             times[name].append(measure())
     return times
@@ -59,6 +62,7 @@ def _cuda_timers(candidates: dict[str, Callable[[], object]], calls: int = 20) -
 
     def timer(run: Callable[[], object]) -> Callable[[], float]:
         stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             run()
         torch.cuda.current_stream().wait_stream(stream)
@@ -100,6 +104,7 @@ def machine(device: str, threads: int) -> dict[str, object]:
         names = [line for line in cpuinfo.read_text(encoding="utf-8").splitlines() if line.startswith("model name")]
         name = names[0].partition(":")[2].strip() if names else name
     return {
+        "type": device,
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "device": torch.cuda.get_device_name() if device == "cuda" else name,
         "cores": os.cpu_count(),

@@ -1,50 +1,167 @@
-"""Print the tables of docs/performance.md from the files in benchmarks/results.
+"""Print the tables of docs/performance.md from the files in benchmarks/results, or write them there.
 
 python benchmarks/tables.py
+python benchmarks/tables.py --write
 """
 
 from __future__ import annotations
 
+import argparse
 import json
+import statistics
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
-RESULTS = Path(__file__).resolve().parent / "results"
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+DOCUMENT = ROOT / "docs" / "performance.md"
+#: The tables stand between these lines of the document.
+MARKS = ("<!-- Printed by benchmarks/tables.py -->", "<!-- End of what benchmarks/tables.py prints -->")
+
+#: Ratios of the kernels and their columns; those that no row of a file has are left out.
 RATIOS = {
     "forward": "DimConv",
     "forward_against_views": "against fallback",
+    "forward_against_compiled": "against compiled",
     "three_launches_against_one": "3 launches / 1",
     "block": "block",
     "unit": "unit",
+    "unit_against_edgenets": "unit, EdgeNets",
     "train": "training step",
+    "train_against_edgenets": "training, EdgeNets",
     "share_of_copy_bandwidth": "share of copy",
 }
+#: What a kernel's ratio should be at least, by the number of CPU threads.
+KERNEL_GOALS = (
+    ("CPU DimConv forward against eager, every shape", "forward", {1: 6, 2: 8}),
+    ("CPU fused inference block, every shape", "block", {1: 12, 2: 12}),
+    ("CPU training step of a DiCE unit", "train", {1: 3, 2: 3}),
+)
+#: What the ratio of two networks should be at most.
+NETWORK_GOALS = (
+    ("dicenet_1.0", "shufflenet_v2_x1_0", 1.0),
+    ("dicenet_1.5", "shufflenet_v2_x1_0", 1.2),
+    ("dicenet_2.4", "shufflenet_v2_x1_5", 1.2),
+)
+
+Result = tuple[dict[str, Any], list[dict[str, Any]]]
 
 
 def main() -> None:
-    """Print one table a file."""
-    for path in sorted(RESULTS.glob("*.json")):
-        content = json.loads(path.read_text(encoding="utf-8"))
-        about, rows = content["machine"], content["rows"]
-        print(
-            f"\n{path.name}: {about['device']}, {about['cores']} cores ({about['cpu_capability']}), "
-            f"{about['threads']} threads, torch {about['torch']}, {about['date']}, "
-            f"load average at the end {about['load_average']}\n"
-        )
-        if "ratios" in rows[0]:
-            print(f"| batch, shape, dtype | {' | '.join(RATIOS.values())} |\n|---{'|---:' * len(RATIOS)}|")
-            for row in rows:
-                ratios = " | ".join(str(row["ratios"].get(name, "–")) for name in RATIOS)
-                shape = f"{row['batch']}, {row['channels']}×{row['size']}×{row['size']}, {row['dtype']}"
-                print(f"| {shape} | {ratios} |")
-        else:
-            print("| network and mode | ms |\n|---|---:|")
-            for row in rows:
-                if "network" in row:
-                    print(f"| {row['network']} | {row['us'] / 1000:.1f} |")
-            print("\n| pair | ratio |\n|---|---:|")
-            for row in rows:
-                if "pair" in row:
-                    print(f"| {row['pair']} | {row['ratio']} |")
+    """Print the tables, or write them into the document."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", action="store_true", help="put the tables into docs/performance.md")
+    args = parser.parse_args()
+    text = tables(RESULTS)
+    if args.write:
+        DOCUMENT.write_text(replaced(DOCUMENT.read_text(encoding="utf-8"), text), encoding="utf-8")
+    else:
+        sys.stdout.write(text)
+
+
+def replaced(document: str, text: str) -> str:
+    """Return the document with other tables between its marks.
+
+    Raises:
+        ValueError: It has no marks.
+    """
+    before, start, rest = document.partition(MARKS[0])
+    _, end, after = rest.partition(MARKS[1])
+    if not start or not end:
+        raise ValueError(f"the document has no lines {MARKS[0]!r} and {MARKS[1]!r}")
+    return f"{before}{start}\n\n{text}\n{end}{after}"
+
+
+def tables(folder: Path) -> str:
+    """Return one table a file, and the goals."""
+    results = {path.name: read(path) for path in sorted(folder.glob("*.json"))}
+    parts = [part for name, result in results.items() for part in file_tables(name, *result)]
+    return "\n\n".join([*parts, table(["goal", "wanted", "reached here"], goals(list(results.values())), "lll")]) + "\n"
+
+
+def read(path: Path) -> Result:
+    """Read the machine and the rows of a file."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    return content["machine"], content["rows"]
+
+
+def table(header: list[str], rows: Any, align: str) -> str:
+    """Return a table in Markdown."""
+    rule = "|".join("---:" if each == "r" else "---" for each in align)
+    lines = [" | ".join(str(cell) for cell in row) for row in rows]
+    return "\n".join([f"| {' | '.join(header)} |", f"|{rule}|", *(f"| {line} |" for line in lines)])
+
+
+def file_tables(name: str, about: dict[str, Any], rows: list[dict[str, Any]]) -> Iterator[str]:
+    """Yield the parts of one file: a line about the machine, then its tables."""
+    yield (
+        f"`{name}`: {about['device']}, {about['cores']} cores ({about['cpu_capability']}), {about['threads']} "
+        f"{'thread' if about['threads'] == 1 else 'threads'}, torch {about['torch']}, {about['date']}, load average at "
+        f"the end {about['load_average']}"
+    )
+    if "ratios" in rows[0]:
+        columns = {key: title for key, title in RATIOS.items() if any(key in row["ratios"] for row in rows)}
+        cells = [
+            [
+                f"{row['batch']}, {row['channels']}×{row['size']}×{row['size']}, {row['dtype']}",
+                *(row["ratios"].get(key, "–") for key in columns),
+            ]
+            for row in rows
+        ]
+        yield table(["batch, shape, dtype", *columns.values()], cells, "l" + "r" * len(columns))
+        return
+    times = [[row["network"], f"{row['us'] / 1000:.1f}"] for row in rows if "network" in row]
+    yield table(["network and mode", "ms"], times, "lr")
+    yield table(["pair", "ratio"], [[row["pair"], row["ratio"]] for row in rows if "pair" in row], "lr")
+
+
+def goals(results: list[Result]) -> Iterator[list[str]]:
+    """Yield a row for each goal: what it is, what was wanted, what was reached."""
+    for text, key, by_threads in KERNEL_GOALS:
+        for threads, wanted in by_threads.items():
+            found = [
+                row["ratios"][key]
+                for about, rows in results
+                for row in rows
+                if "ratios" in row and is_cpu(about, threads) and row["dtype"] == "float32" and key in row["ratios"]
+            ]
+            plural = "thread" if threads == 1 else "threads"
+            yield [f"{text}, {threads} {plural}", f">= {wanted}", verdict(found, lambda ratio, at=wanted: ratio >= at)]
+    for ours, theirs, wanted in NETWORK_GOALS:
+        found = [
+            (row["ratio"], f"{about['threads']} thr., batch {about['batch']}")
+            for about, rows in results
+            for row in rows
+            if "pair" in row and is_cpu(about) and is_pair(row["pair"], ours, theirs)
+        ]
+        reached = "not measured"
+        if found:
+            words = verdict([ratio for ratio, _ in found], lambda ratio, at=wanted: ratio <= at).rpartition(": ")[2]
+            reached = f"{', '.join(f'{ratio} ({where})' for ratio, where in found)}: {words}"
+        yield [f"CPU {ours} / {theirs}, best modes", f"<= {wanted}", reached]
+    if not any(about.get("type") == "cuda" for about, _ in results):
+        yield ["H200: forward <= 31 us, fused block <= 18 us, networks <= 1.0", "", "not run: no GPU"]
+
+
+def is_cpu(about: dict[str, Any], threads: int | None = None) -> bool:
+    """Whether a file is of the CPU, with so many threads."""
+    return about.get("type", "cpu") == "cpu" and threads in (None, about["threads"])
+
+
+def is_pair(pair: str, ours: str, theirs: str) -> bool:
+    """Whether ``"a mode / b mode"`` is about two networks."""
+    return tuple(part.split()[0] for part in pair.split(" / ")) == (ours, theirs)
+
+
+def verdict(ratios: list[float], reached: Callable[[float], bool]) -> str:
+    """Return the range and the median of ratios, and whether they reach a goal."""
+    if not ratios:
+        return "not measured"
+    count = sum(map(reached, ratios))
+    words = "reached" if count == len(ratios) else f"reached in {count} of {len(ratios)}" if count else "not reached"
+    return f"{min(ratios)}-{max(ratios)}, median {round(statistics.median(ratios), 2)}: {words}"
 
 
 if __name__ == "__main__":

@@ -1,0 +1,87 @@
+"""The tables of docs/performance.md are those of the result files, and the benchmarks write such files."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks import tables
+
+MACHINE = {
+    "type": "cpu", "date": "2026-01-02", "device": "a processor", "cores": 2, "cpu_capability": "AVX2", "threads": 1,
+    "torch": "2.11", "load_average": 0.1, "batch": 8,
+}  # fmt: skip
+SHAPE = {"batch": 1, "channels": 4, "size": 3, "dtype": "float32"}
+
+
+def write(path: Path, rows: list[dict[str, object]], **about: object) -> None:
+    path.write_text(json.dumps({"machine": MACHINE | about, "rows": rows}), encoding="utf-8")
+
+
+def test_document_holds_the_tables_of_the_results() -> None:
+    document = tables.DOCUMENT.read_text(encoding="utf-8")
+    assert tables.replaced(document, tables.tables(tables.RESULTS)) == document, "python benchmarks/tables.py --write"
+
+
+def test_a_document_without_marks() -> None:
+    with pytest.raises(ValueError, match="End of what"):
+        tables.replaced(tables.MARKS[0], "text")
+
+
+def test_columns_are_those_that_were_measured(tmp_path: Path) -> None:
+    rows = [{**SHAPE, "ratios": {"forward": 7.0}}, {**SHAPE, "ratios": {"forward": 5.0, "train": 3.5}}]
+    write(tmp_path / "kernels.json", rows)
+    lines = tables.tables(tmp_path).split("\n")
+    assert lines[0].startswith("`kernels.json`: a processor, 2 cores (AVX2), 1 thread, torch 2.11, 2026-01-02")
+    assert lines[2:6] == [
+        "| batch, shape, dtype | DimConv | training step |",
+        "|---|---:|---:|",
+        "| 1, 4×3×3, float32 | 7.0 | – |",
+        "| 1, 4×3×3, float32 | 5.0 | 3.5 |",
+    ]
+
+
+def test_goals(tmp_path: Path) -> None:
+    write(tmp_path / "one.json", [{**SHAPE, "ratios": {"forward": 7.0}}, {**SHAPE, "ratios": {"forward": 5.0}}])
+    write(tmp_path / "two.json", [{**SHAPE, "ratios": {"forward": 8.0}}], threads=2)
+    write(tmp_path / "gpu.json", [{**SHAPE, "ratios": {"forward": 1.0}}], type="cuda")
+    other = {**SHAPE, "dtype": "float64", "ratios": {"forward": 1.0}}
+    write(tmp_path / "other.json", [other])
+    write(tmp_path / "net.json", [{"pair": "dicenet_1.0 compiled / shufflenet_v2_x1_0 folded", "ratio": 1.1}])
+    found = {row[0]: row[1:] for row in tables.goals([tables.read(path) for path in sorted(tmp_path.glob("*"))])}
+    forward = "CPU DimConv forward against eager, every shape"
+    assert found[f"{forward}, 1 thread"] == [">= 6", "5.0-7.0, median 6.0: reached in 1 of 2"]
+    assert found[f"{forward}, 2 threads"] == [">= 8", "8.0-8.0, median 8.0: reached"]
+    pair = "CPU {} / {}, best modes"
+    assert found[pair.format("dicenet_1.0", "shufflenet_v2_x1_0")] == ["<= 1.0", "1.1 (1 thr., batch 8): not reached"]
+    assert found[pair.format("dicenet_1.5", "shufflenet_v2_x1_0")] == ["<= 1.2", "not measured"]
+    assert not any("H200" in goal for goal in found)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("kernels.py", "--shapes", "8x5", "--batches", "1", "--dtypes", "float32", "float64"),
+        pytest.param(
+            ("networks.py", "--networks", "dicenet_1.0", "shufflenet_v2_x1_0", "--modes", "eager", "plain", "folded"),
+            marks=pytest.mark.slow,
+        ),
+    ],
+    ids=lambda command: command[0],
+)
+def test_benchmarks_write_what_the_tables_read(command: tuple[str, ...], tmp_path: Path) -> None:
+    script, *arguments = command
+    path = tables.ROOT / "benchmarks" / script
+    done = subprocess.run(
+        [sys.executable, str(path), *arguments, "--seconds", "0", "--json", str(tmp_path / "results.json")],
+        capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    text = tables.tables(tmp_path)
+    assert "results.json" in text
+    assert ("1, 8×5×5, float64" if script == "kernels.py" else "dicenet_1.0 plain") in text
