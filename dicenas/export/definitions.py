@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import ast
 import builtins
+import copy
 import importlib
 import inspect
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cache
 from types import ModuleType
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 from dicenas.export.printing import add_comments
 from dicenas.export.specialize import Specialization, specialize
 from dicenas.ops import dim_conv
+from dicenas.ops.layers import ACTIVATIONS
 
 __all__ = ["Definitions"]
 
@@ -24,12 +26,14 @@ class Definitions:
 
     Args:
         specializations: What the network fixes of each of its classes.
+        activations: Names of its activations; a table of activations has no others.
     """
 
-    def __init__(self, specializations: Mapping[Any, Specialization]) -> None:
+    def __init__(self, specializations: Mapping[Any, Specialization], activations: Collection[str]) -> None:
         self.statements: list[ast.stmt] = []
         self.imports: set[tuple[str | None, str]] = set()
         self._specializations = specializations
+        self._activations = activations
         self._origins: dict[str, str] = {}
 
     def add_class(self, cls: type) -> None:
@@ -67,6 +71,8 @@ class Definitions:
         value = vars(module)[name]
         if isinstance(node, ast.ClassDef):
             self._check_bases(value)
+        if value is ACTIVATIONS:
+            node = _only(node, self._activations)
         if value is dim_conv:
             node = _reference_of(node, _top_level(module)["dim_conv_reference"])
         node = specialize(node, vars(module), self._specializations, self._specializations.get(_key(value)))
@@ -144,6 +150,17 @@ def _reference_of(function: ast.stmt, reference: ast.stmt) -> ast.FunctionDef:
     assert isinstance(reference, ast.FunctionDef)
     body = [function.body[0], *reference.body[1:]]
     return ast.FunctionDef(function.name, function.args, body, [], function.returns)
+
+
+def _only(table: ast.stmt, keys: Collection[str]) -> ast.stmt:
+    """Return the definition of a table without the entries that have other keys."""
+    table = copy.deepcopy(table)
+    assert isinstance(table, ast.AnnAssign)
+    assert isinstance(table.value, ast.Dict)
+    entries = zip(table.value.keys, table.value.values, strict=True)
+    kept = [(key, value) for key, value in entries if isinstance(key, ast.Constant) and key.value in keys]
+    table.value.keys, table.value.values = [key for key, _ in kept], [value for _, value in kept]
+    return table
 
 
 def _names(node: ast.AST) -> list[str]:

@@ -15,7 +15,7 @@ from dicenas.export.construction import ConstructorCalls, rebuild
 from dicenas.export.definitions import Definitions
 from dicenas.export.printing import format_statements, with_comment
 from dicenas.export.specialize import Specialization, call_expression, is_literal, literal, specialization_of
-from dicenas.nets import Network, get_backbone, list_nets, net_architecture
+from dicenas.nets import Backbone, Network, get_backbone, list_nets, net_architecture
 
 __all__ = ["Normalization", "model_source", "network_title"]
 
@@ -31,7 +31,7 @@ class {name}(nn.Module):
         self.stem = STEM
         self.stages = STAGES
         self.head = HEAD
-
+{norms}
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.stages(self.stem(x)))
 
@@ -64,6 +64,11 @@ if __name__ == "__main__":
         logits = model(torch.rand(1, {channels}, {height}, {width}))
     print(tuple(logits.shape))
 '''
+_NORMS = """
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eps, module.momentum = {eps!r}, {momentum!r}
+"""
 _IMPORTS = (
     (None, "json"),
     ("pathlib", "Path"),
@@ -104,7 +109,8 @@ def model_source(
         if not _is_of_torch(cls) and cls is not Network
     }
     expressions = _Expressions(calls, specializations)
-    definitions = Definitions(specializations)
+    values = (value for arguments in calls.values() for value in arguments.values())
+    definitions = Definitions(specializations, {value for value in values if isinstance(value, str)})
     definitions.imports.update(_IMPORTS)
     parts = {"STEM": _block(rebuilt.stem, expressions, definitions)}
     parts["STAGES"] = _stages(rebuilt, expressions, definitions)
@@ -112,8 +118,11 @@ def model_source(
 
     architecture = network.architecture
     height, width = architecture.image_size
+    backbone = get_backbone(architecture.backbone)
+    plain = (backbone.norm_eps, backbone.norm_momentum) == (Backbone.norm_eps, Backbone.norm_momentum)
     text = _NETWORK.format(
-        name=type(get_backbone(architecture.backbone)).__name__,
+        name=type(backbone).__name__,
+        norms="" if plain else _NORMS.format(eps=backbone.norm_eps, momentum=backbone.norm_momentum),
         summary=f"Images ``(N, {architecture.in_channels}, H, W)`` to logits ``(N, {architecture.num_classes})``.",
         weights="WEIGHTS" if weights_name else "",
         channels=architecture.in_channels,

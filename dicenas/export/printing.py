@@ -98,6 +98,8 @@ def _bare_statement(node: ast.stmt, indent: str) -> list[str]:
             return [f'{indent}"""{text}"""']
         case ast.Return(value=ast.expr() as value):
             return _value(value, indent, "return ")
+        case ast.Raise(exc=ast.expr() as value, cause=None):
+            return _expression(value, indent, "raise ", "")
         case ast.Assign():
             targets = "".join(f"{_target(target)} = " for target in node.targets)
             return _value(node.value, indent, targets)
@@ -206,7 +208,8 @@ def _expression(node: ast.expr, indent: str, prefix: str, suffix: str) -> list[s
             return [line]
     inner = indent + _INDENT
     own_line = inner + ", ".join(name + _unparse(item) for name, item in items)
-    if len(own_line) <= _WIDTH and len(items) > isinstance(node, ast.Tuple) and not _has_comments([node]):
+    # The entries of a literal go one a line.
+    if isinstance(node, ast.Call) and len(own_line) <= _WIDTH and not _has_comments([node]):
         return [indent + prefix + start, own_line, indent + end + suffix]
     lines = [indent + prefix + start]
     for name, item in items:

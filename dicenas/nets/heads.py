@@ -17,7 +17,7 @@ __all__ = [
 
 
 class LinearClassifier(nn.Module):
-    """The head of MobileNetV2 and ShuffleNetV2: point-wise convolution, global average pooling, dropout, linear layer.
+    """Head of MobileNetV2 and ShuffleNetV2: point-wise convolution, global average pooling, dropout, linear layer.
 
     Args:
         in_channels: Channels of the input ``(N, C, H, W)``.
@@ -51,7 +51,7 @@ def linear_classifier_cost(
 
 
 class HiddenClassifier(nn.Module):
-    """The head of MobileNetV3: point-wise convolution, global average pooling, a hidden layer, dropout, linear layer.
+    """Head of MobileNetV3: point-wise convolution, global average pooling, a hidden layer, dropout, linear layer.
 
     Args:
         in_channels: Channels of the input ``(N, C, H, W)``.
@@ -101,7 +101,7 @@ def hidden_classifier_cost(
 
 
 class PooledClassifier(nn.Module):
-    """The head of MobileNetV1 and ResNet: global average pooling, linear layer.
+    """Head of MobileNetV1 and ResNet: global average pooling, linear layer.
 
     Args:
         in_channels: Channels of the input ``(N, C, H, W)``.

@@ -59,8 +59,9 @@ class MixedConv(nn.Module):
         self.convs = nn.ModuleList()
         for index, part in enumerate(self.split):
             size = 3 + 2 * index
-            self.convs.append(nn.Conv2d(part, part, size, stride, size // 2, groups=part, bias=False))
-            nn.init.kaiming_normal_(self.convs[index].weight, mode="fan_out")
+            conv = nn.Conv2d(part, part, size, stride, size // 2, groups=part, bias=False)
+            nn.init.kaiming_normal_(conv.weight, mode="fan_out")
+            self.convs.append(conv)
 
     def forward(self, x: Tensor) -> Tensor:
         parts = x.split(self.split, 1)

@@ -17,7 +17,16 @@ from torch import Tensor, nn
 
 from dicenas.architecture import Architecture
 from dicenas.export import model_source
-from dicenas.nets import Network, build, dicenet, dicenet_architecture, mobilenetv2_architecture
+from dicenas.nets import (
+    Network,
+    build,
+    dicenet,
+    dicenet_architecture,
+    mixnet_architecture,
+    mobilenetv2_architecture,
+    mobilenetv3_architecture,
+    net_architecture,
+)
 from dicenas.nets.shufflenetv2 import CHANNELS
 from dicenas.ops import ConvNormAct, make_activation, register_op
 
@@ -70,7 +79,22 @@ def test_mobilenetv2(trained: Any, tmp_path: Path) -> None:
     assert "dicenas.ops" not in source
 
 
-@pytest.mark.parametrize("backbone", ["shufflenetv2", "mobilenetv2"])
+@pytest.mark.parametrize("name", ["mobilenetv3_large", "mobilenetv3_small", "mnasnet_050"])
+def test_networks_found_by_search(name: str, trained: Any, tmp_path: Path) -> None:
+    network = trained(net_architecture(name, num_classes=10, image_size=64))
+    source = model_source(network)
+    assert_same_network(network, source, tmp_path)
+    exported = load(source, tmp_path).build()
+    settings = [
+        [(module.eps, module.momentum) for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
+        for net in (exported, build(network.architecture))
+    ]
+    assert settings[0] == settings[1]
+    # Only the activations that it has.
+    assert "silu" not in source
+
+
+@pytest.mark.parametrize("backbone", ["shufflenetv2", "mobilenetv2", "mixnet"])
 @pytest.mark.parametrize("seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 40))])
 def test_random_architectures(backbone: str, seed: int, trained: Any, sampled: Sampled, tmp_path: Path) -> None:
     network = trained(sampled(backbone, seed))
@@ -85,6 +109,9 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     networks = {
         "dicenet": dicenet_architecture(1.0),
         "mobilenet": mobilenetv2_architecture(),
+        # Several activations, normalisations with settings of their own, mixed kernels.
+        "mobilenetv3": mobilenetv3_architecture("small"),
+        "mixnet": mixnet_architecture(),
         "mixed_shufflenet": Architecture("shufflenetv2", 0.75, (ops, ops, ops[::-1][:1] + ops)),
         "mixed_mobilenet": Architecture(
             "mobilenetv2",
