@@ -100,7 +100,7 @@ def _table_4() -> Table:
             ours = [f"{point.net}{at}", f"{macs_millions:.1f}", difference(macs_millions, point.macs_millions)]
         rows.append([point.family, f"{point.top1_percent:.1f}", f"{point.macs_millions:g}", *ours])
     columns = ["paper's network", "paper's top-1", "paper's FLOPs", "ours", "FLOPs", "difference"]
-    notes = [_UNITS, "–: a network that dicenas does not have.", _MARKED]
+    notes = [_UNITS, "–: dicenas does not have this network.", _MARKED]
     return Table(f"Table 4: {compared_tables()[4]}", columns, "lrrlrr", rows, notes)
 
 

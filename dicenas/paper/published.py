@@ -90,7 +90,7 @@ TABLE_4: tuple[PublishedPoint, ...] = (
     PublishedPoint("FBNet", 74.1, 295),
     PublishedPoint("MobileNetv3", 67.4, 66, "mobilenetv3_small"),
     PublishedPoint("MobileNetv3", 75.2, 219, "mobilenetv3_large"),
-    PublishedPoint("MixNet", 75.8, 256, "mixnet_s"),
+    PublishedPoint("MixNet", 75.8, 256),
     PublishedPoint("DiCENet-E150-B512", 40.6, 6.5, "dicenet_010"),
     PublishedPoint("DiCENet-E150-B512", 46.2, 14, "dicenet_020"),
     PublishedPoint("DiCENet-E150-B512", 62.8, 46, "dicenet_075"),

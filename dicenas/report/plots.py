@@ -98,7 +98,12 @@ def plot_profile(title: str, labels: Sequence[str], profiles: Sequence[BlockProf
         labels: Name of each block.
         profiles: The blocks.
         path: File to write; its suffix is the format.
+
+    Raises:
+        ValueError: There are more or fewer labels than blocks.
     """
+    if len(labels) != len(profiles):
+        raise ValueError(f"{len(labels)} labels for {len(profiles)} blocks: each block needs one")
     panels: list[tuple[str, float, Callable[[BlockProfile, LayerKind], float]]] = [
         ("FLOPs (multiply-adds), M", 1e-6, lambda block, kind: block.costs[kind].macs),
         ("Parameters, thousand", 1e-3, lambda block, kind: block.costs[kind].params),
