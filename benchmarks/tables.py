@@ -141,8 +141,27 @@ def goals(results: list[Result]) -> Iterator[list[str]]:
             words = verdict([ratio for ratio, _ in found], lambda ratio, at=wanted: ratio <= at).rpartition(": ")[2]
             reached = f"{', '.join(f'{ratio} ({where})' for ratio, where in found)}: {words}"
         yield [f"CPU {ours} / {theirs}, best modes", f"<= {wanted}", reached]
-    if not any(about.get("type") == "cuda" for about, _ in results):
-        yield ["H200: forward <= 31 us, fused block <= 18 us, networks <= 1.0", "", "not run: no GPU"]
+    yield from gpu_goals([result for result in results if not is_cpu(result[0])])
+
+
+def gpu_goals(results: list[Result]) -> Iterator[list[str]]:
+    """Yield the same for the results of GPUs."""
+    where = "116×28×28, batch 64, float32"
+    for text, key, wanted in (("DimConv forward", "kernel", 31), ("fused block", "block_kernel", 18)):
+        found = [
+            f"{row['us'][key]} ({about['device']})"
+            for about, rows in results
+            for row in rows
+            if "ratios" in row and (row["channels"], row["batch"], row["dtype"]) == (116, 64, "float32")
+        ]
+        yield [f"H200 {text}, {where}, us", f"<= {wanted}", ", ".join(found) or "not run: no GPU"]
+    ratios = [
+        f"{row['ratio']} (batch {about['batch']})"
+        for about, rows in results
+        for row in rows
+        if "pair" in row and is_pair(row["pair"], "dicenet_2.4", "shufflenet_v2_x1_5")
+    ]
+    yield ["H200 dicenet_2.4 / shufflenet_v2_x1_5, graph replays", "<= 1.0", ", ".join(ratios) or "not run: no GPU"]
 
 
 def is_cpu(about: dict[str, Any], threads: int | None = None) -> bool:

@@ -49,7 +49,8 @@ def test_columns_are_those_that_were_measured(tmp_path: Path) -> None:
 def test_goals(tmp_path: Path) -> None:
     write(tmp_path / "one.json", [{**SHAPE, "ratios": {"forward": 7.0}}, {**SHAPE, "ratios": {"forward": 5.0}}])
     write(tmp_path / "two.json", [{**SHAPE, "ratios": {"forward": 8.0}}], threads=2)
-    write(tmp_path / "gpu.json", [{**SHAPE, "ratios": {"forward": 1.0}}], type="cuda")
+    gpu = {"batch": 64, "channels": 116, "size": 28, "dtype": "float32", "us": {"kernel": 30.5, "block_kernel": 12.0}}
+    write(tmp_path / "gpu.json", [{**gpu, "ratios": {"forward": 1.0}}], type="cuda", device="a GPU")
     other = {**SHAPE, "dtype": "float64", "ratios": {"forward": 1.0}}
     write(tmp_path / "other.json", [other])
     write(tmp_path / "net.json", [{"pair": "dicenet_1.0 compiled / shufflenet_v2_x1_0 folded", "ratio": 1.1}])
@@ -60,7 +61,9 @@ def test_goals(tmp_path: Path) -> None:
     pair = "CPU {} / {}, best modes"
     assert found[pair.format("dicenet_1.0", "shufflenet_v2_x1_0")] == ["<= 1.0", "1.1 (1 thr., batch 8): not reached"]
     assert found[pair.format("dicenet_1.5", "shufflenet_v2_x1_0")] == ["<= 1.2", "not measured"]
-    assert not any("H200" in goal for goal in found)
+    assert found["H200 DimConv forward, 116×28×28, batch 64, float32, us"] == ["<= 31", "30.5 (a GPU)"]
+    assert found["H200 fused block, 116×28×28, batch 64, float32, us"] == ["<= 18", "12.0 (a GPU)"]
+    assert found["H200 dicenet_2.4 / shufflenet_v2_x1_5, graph replays"] == ["<= 1.0", "not run: no GPU"]
 
 
 @pytest.mark.parametrize(
