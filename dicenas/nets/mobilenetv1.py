@@ -31,6 +31,7 @@ class MobileNetV1(Backbone):
     skip_removes_block = True
     widths = (0.25, 0.5, 0.75, 1.0)
     depths = ((1,), (1, 2), (1, 2), (4, 5, 6), (1, 2))
+    ops = ("dw_pw", "dw_pw_se", "dice", "skip")
 
     def check_width(self, width: float) -> None:
         if not 0.05 <= width <= 8:

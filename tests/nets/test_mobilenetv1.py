@@ -9,6 +9,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from dicenas.nets import architecture_cost, build, mobilenetv1_architecture
+from dicenas.space import SpaceSpec
 
 
 @pytest.mark.parametrize(
@@ -45,6 +46,11 @@ def test_network_is_timm_s() -> None:
         x = torch.randn(2, 3, *size, dtype=torch.float64)
         with torch.no_grad():
             torch.testing.assert_close(ours.eval()(x), theirs.eval()(x), rtol=1e-10, atol=1e-10)
+
+
+def test_published_networks_are_points_of_the_space() -> None:
+    for width in (0.25, 0.5, 0.75, 1.0):
+        assert mobilenetv1_architecture(width) in SpaceSpec("mobilenetv1")
 
 
 def test_stems() -> None:

@@ -12,6 +12,7 @@ from torch import nn
 
 from dicenas.nets import Bottleneck, architecture_cost, build, resnet_architecture
 from dicenas.ops import ConvNormAct, DiCE, build_op
+from dicenas.space import SpaceSpec
 
 
 @pytest.mark.parametrize(("width", "row"), [(0.16, 0), (0.25, 1), (0.37, 2)])
@@ -92,6 +93,12 @@ def test_dimension_wise_ops_pool_first() -> None:
     # In the paper's Table 2 DimConv behind pooling costs less than the depth-wise convolution.
     cheaper, dearer = (architecture_cost(resnet_architecture(op=op)).macs for op in ("dimconv_pw_k3", "dw_pw_k3"))
     assert cheaper < dearer
+
+
+def test_the_paper_s_networks_are_points_of_the_space() -> None:
+    for width in (0.16, 0.25, 0.37):
+        assert resnet_architecture(width) in SpaceSpec("resnet")
+        assert resnet_architecture(width, op="dice_k3") in SpaceSpec("resnet")
 
 
 def test_stems() -> None:
