@@ -9,6 +9,7 @@ from dicenas.cost.breakdown import (
     layer_kind,
     module_times_ms,
 )
+from dicenas.cost.candidates import CandidateProfile, build_for_profile, candidate_fits, profile_candidate
 from dicenas.cost.device import device_name, resolve_device
 from dicenas.cost.latency import Comparison, LatencyResult, compare_latency, measure_interleaved, measure_latency
 from dicenas.cost.macs import (
@@ -22,6 +23,7 @@ from dicenas.cost.macs import (
 )
 from dicenas.cost.memory import peak_memory_mb
 from dicenas.cost.profile import BlockProfile, profile_blocks
+from dicenas.cost.receptive_field import ReceptiveField, receptive_field
 from dicenas.cost.runtimes import DTYPES, MEMORY_FORMATS, RUNTIMES, LatencySettings
 
 __all__ = [
@@ -30,6 +32,7 @@ __all__ = [
     "MEMORY_FORMATS",
     "RUNTIMES",
     "BlockProfile",
+    "CandidateProfile",
     "Comparison",
     "CountedModule",
     "LatencyResult",
@@ -37,7 +40,10 @@ __all__ = [
     "LayerCost",
     "LayerKind",
     "MacsRule",
+    "ReceptiveField",
     "UncountedModuleError",
+    "build_for_profile",
+    "candidate_fits",
     "compare_latency",
     "cost_by_kind",
     "count_macs",
@@ -51,6 +57,8 @@ __all__ = [
     "module_times_ms",
     "peak_memory_mb",
     "profile_blocks",
+    "profile_candidate",
+    "receptive_field",
     "register_macs_rule",
     "resolve_device",
 ]

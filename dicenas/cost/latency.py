@@ -6,7 +6,7 @@ import datetime
 import platform
 import random
 import statistics
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeAlias
@@ -129,6 +129,7 @@ def measure_interleaved(
     *,
     rounds: int = 20,
     seed: int = 0,
+    on_round: Callable[[], object] | None = None,
 ) -> dict[str, LatencyResult]:
     """Measure several modules that take turns, so that a machine that slows down slows all of them down.
 
@@ -138,11 +139,12 @@ def measure_interleaved(
         settings: Under what they are measured.
         rounds: How often each of them is timed, in an order that is drawn anew in every round.
         seed: Of that order.
+        on_round: Called after every round, to show progress.
 
     Raises:
         ValueError: No module, fewer than two rounds, or the ``compiled`` runtime, of which torch holds one at a time.
     """
-    times_ms, methods = _interleaved(modules, input_size, settings, rounds, seed)
+    times_ms, methods = _interleaved(modules, input_size, settings, rounds, seed, on_round)
     return {name: _result(times_ms[name], methods[name], input_size, settings) for name in modules}
 
 
@@ -208,6 +210,7 @@ def _interleaved(
     settings: LatencySettings,
     rounds: int,
     seed: int,
+    on_round: Callable[[], object] | None = None,
 ) -> tuple[dict[str, list[float]], dict[str, Method]]:
     """Return the times of each module, round by round, and how they were taken."""
     if not modules or rounds < 2:
@@ -222,6 +225,8 @@ def _interleaved(
         for _ in range(rounds):
             for name in order.sample(names, len(names)):
                 times_ms[name].append(timers[name][0]())
+            if on_round is not None:
+                on_round()
     return times_ms, {name: method for name, (_, method) in timers.items()}
 
 

@@ -214,10 +214,11 @@ def _register(name: str, summary: str, *layers: _Layer, entry: Entry | None = No
         cost=partial(_cost, layers),
         downsample=None if layers[0] is _DEPTHWISE else _downsample(layers, entry),
         entry=entry,
+        group="ablation",
     )(from_arguments(build))
 
 
-_register("dw_pw", "Depth-wise, then point-wise convolution, both activated (MobileNetV1)", _DEPTHWISE, _POINTWISE)
+_register("dw_pw", "Depth-wise, point-wise convolution, both activated (MobileNetV1)", _DEPTHWISE, _POINTWISE)
 _register("dw_se", "Depth-wise convolution, squeeze-and-excitation", _DEPTHWISE, _GATE)
 _register("dw_pw_se", "Depth-wise, point-wise convolution, squeeze-excitation", _DEPTHWISE, _POINTWISE, _GATE)
 _register("dw_dimfuse", "Depth-wise convolution, dimension-wise fusion", _DEPTHWISE, _DIM_FUSE)
@@ -226,14 +227,14 @@ _register("dimconv_se", "Dimension-wise convolution, squeeze-and-excitation", _D
 _register("dimconv_pw_se", "Dimension-wise, point-wise convolution, squeeze-excitation", _DIM_CONV, _POINTWISE, _GATE)
 _register(
     "dimfuse_dw_dimfuse",
-    "dw_dimfuse, with dimension-wise fusion for the block's first point-wise convolution too",
+    "dw_dimfuse, and DimFuse for the block's first point-wise convolution",
     _DEPTHWISE,
     _DIM_FUSE,
     entry=_DIM_FUSE_FIRST,
 )
 _register(
     "dimfuse_dimconv_dimfuse",
-    "The DiCE unit, with dimension-wise fusion for the block's first point-wise convolution too",
+    "dice, and DimFuse for the block's first point-wise convolution",
     _DICE,
     entry=_DIM_FUSE_FIRST,
 )

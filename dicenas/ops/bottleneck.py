@@ -158,10 +158,10 @@ def _bottleneck_cost(a: CandidateArguments) -> Cost:
     return reduce + conv + conv_norm_act_cost(hidden, a.out_channels, 1, a.size, activation=None) + _slopes(a)
 
 
-@register_op("bottleneck", kernel_sizes=(3, 5), cost=_bottleneck_cost)
+@register_op("bottleneck", kernel_sizes=(3, 5), cost=_bottleneck_cost, group="block")
 @from_arguments
 def bottleneck(a: CandidateArguments) -> nn.Module:
-    """Point-wise to a quarter of the channels, standard convolution, point-wise back (ResNet)."""
+    """Point-wise to a quarter of the channels, convolution, back (ResNet)."""
     return Bottleneck(
         a.in_channels, a.out_channels, _hidden(a), a.kernel_size, a.stride, a.activation, a.final_activation
     )
@@ -180,10 +180,10 @@ def _shuffle_bottleneck_cost(a: CandidateArguments) -> Cost:
     return reduce + depthwise + conv_norm_act_cost(hidden, a.out_channels, 1, a.size, groups, None) + _slopes(a)
 
 
-@register_op("shuffle_bottleneck", kernel_sizes=(3, 5), cost=_shuffle_bottleneck_cost)
+@register_op("shuffle_bottleneck", kernel_sizes=(3, 5), cost=_shuffle_bottleneck_cost, group="block")
 @from_arguments
 def shuffle_bottleneck(a: CandidateArguments) -> nn.Module:
-    """Grouped point-wise, channel shuffle, depth-wise, grouped point-wise convolution (ShuffleNet)."""
+    """Bottleneck of grouped point-wise convolutions, shuffled (ShuffleNet)."""
     groups, hidden = _shuffle_channels(a)
     return ShuffleBottleneck(
         a.in_channels, a.out_channels, hidden, groups, a.kernel_size, a.stride, a.activation, a.final_activation
@@ -196,10 +196,10 @@ def _inverted_residual_cost(a: CandidateArguments) -> Cost:
     return expand + separable_cost(replace(a, in_channels=hidden, final_activation=False)) + _slopes(a)
 
 
-@register_op("inverted_residual", kernel_sizes=(3, 5, 7), cost=_inverted_residual_cost)
+@register_op("inverted_residual", kernel_sizes=(3, 5, 7), cost=_inverted_residual_cost, group="block")
 @from_arguments
 def inverted_residual(a: CandidateArguments) -> nn.Module:
-    """Point-wise to six times the channels, depth-wise, point-wise convolution (MobileNetV2)."""
+    """Point-wise to six times the channels, depth-wise, back (MobileNetV2)."""
     return _inverted_residual(a, None)
 
 
@@ -207,10 +207,10 @@ def _inverted_residual_se_cost(a: CandidateArguments) -> Cost:
     return _inverted_residual_cost(a) + squeeze_excitation_cost(_EXPANSION * a.in_channels)
 
 
-@register_op("inverted_residual_se", kernel_sizes=(3, 5), cost=_inverted_residual_se_cost)
+@register_op("inverted_residual_se", kernel_sizes=(3, 5), cost=_inverted_residual_se_cost, group="block")
 @from_arguments
 def inverted_residual_se(a: CandidateArguments) -> nn.Module:
-    """The inverted residual with squeeze-and-excitation behind its depth-wise convolution (MNASNet)."""
+    """The inverted residual with squeeze-and-excitation inside (MNASNet)."""
     return _inverted_residual(a, SqueezeExcitation(_EXPANSION * a.in_channels))
 
 

@@ -38,7 +38,7 @@ def separable_cost(a: CandidateArguments) -> Cost:
     return depthwise + pointwise
 
 
-@register_op("separable", kernel_sizes=(3, 5, 7), cost=separable_cost)
+@register_op("separable", kernel_sizes=(3, 5, 7), cost=separable_cost, group="separable")
 def separable(
     in_channels: int,
     out_channels: int,
@@ -65,7 +65,7 @@ def separable_se_cost(a: CandidateArguments) -> Cost:
     return separable_cost(a) + squeeze_excitation_cost(a.in_channels)
 
 
-@register_op("separable_se", kernel_sizes=(3, 5), cost=separable_se_cost)
+@register_op("separable_se", kernel_sizes=(3, 5), cost=separable_se_cost, group="separable")
 def separable_se(
     in_channels: int,
     out_channels: int,
@@ -76,7 +76,7 @@ def separable_se(
     activation: str,
     final_activation: bool,
 ) -> nn.Module:
-    """Depth-wise convolution, squeeze-and-excitation, point-wise convolution."""
+    """Depth-wise, squeeze-and-excitation, point-wise convolution."""
     return SeparableConv(
         in_channels,
         out_channels,
@@ -116,6 +116,7 @@ def _strided_dice_cost(channels: int, size: tuple[int, int], kernel_size: int, a
     supports=lambda arguments: arguments.in_channels >= 4,
     cost=dice_cost,
     downsample=Downsample(_strided_dice, _strided_dice_cost),
+    group="DiCE",
 )
 def dice(
     in_channels: int,
@@ -143,7 +144,9 @@ def _keeps_shape(arguments: CandidateArguments) -> bool:
     return arguments.stride == 1 and arguments.in_channels == arguments.out_channels
 
 
-@register_op("skip", kernel_sizes=(), supports=_keeps_shape, cost=lambda arguments: Cost(), identity=True)
+@register_op(
+    "skip", kernel_sizes=(), supports=_keeps_shape, cost=lambda arguments: Cost(), identity=True, group="identity"
+)
 def skip(
     in_channels: int,
     out_channels: int,

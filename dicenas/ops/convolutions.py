@@ -65,14 +65,14 @@ def _conv_cost(a: CandidateArguments, groups: int = 1) -> Cost:
     return conv_norm_act_cost(a.in_channels, a.out_channels, a.kernel_size, a.size, groups, _final(a))
 
 
-@register_op("pointwise", kernel_sizes=(), cost=_conv_cost)
+@register_op("pointwise", kernel_sizes=(), cost=_conv_cost, group="convolution")
 @from_arguments
 def pointwise(a: CandidateArguments) -> nn.Module:
     """Point-wise (1x1) convolution."""
     return ConvNormAct(a.in_channels, a.out_channels, 1, a.stride, activation=_final(a))
 
 
-@register_op("conv", kernel_sizes=(3, 5, 7), cost=_conv_cost)
+@register_op("conv", kernel_sizes=(3, 5, 7), cost=_conv_cost, group="convolution")
 @from_arguments
 def conv(a: CandidateArguments) -> nn.Module:
     """Standard convolution."""
@@ -83,10 +83,13 @@ def _groups(a: CandidateArguments) -> int:
     return common_groups(a.in_channels, a.out_channels, _MOST_GROUPS)
 
 
-@register_op("grouped", kernel_sizes=(3, 5), cost=lambda a: _conv_cost(a, _groups(a)))
+@register_op("grouped", kernel_sizes=(3, 5), cost=lambda a: _conv_cost(a, _groups(a)), group="convolution")
 @from_arguments
 def grouped(a: CandidateArguments) -> nn.Module:
-    """Grouped convolution, in as many groups up to 8 as the channels allow (ResNeXt)."""
+    """Grouped convolution, up to 8 groups (ResNeXt).
+
+    There are as many as divide both numbers of channels.
+    """
     return ConvNormAct(a.in_channels, a.out_channels, a.kernel_size, a.stride, _groups(a), _final(a))
 
 
@@ -95,14 +98,15 @@ def grouped(a: CandidateArguments) -> nn.Module:
     kernel_sizes=(3, 5, 7),
     supports=lambda a: a.out_channels % a.in_channels == 0,
     cost=lambda a: _conv_cost(a, a.in_channels),
+    group="convolution",
 )
 @from_arguments
 def depthwise(a: CandidateArguments) -> nn.Module:
-    """Depth-wise convolution alone; the output has the input's channels, or a multiple of them."""
+    """Depth-wise convolution alone, to a multiple of the input's channels."""
     return ConvNormAct(a.in_channels, a.out_channels, a.kernel_size, a.stride, a.in_channels, _final(a))
 
 
-@register_op("dilated", kernel_sizes=(3, 5), cost=_conv_cost)
+@register_op("dilated", kernel_sizes=(3, 5), cost=_conv_cost, group="convolution")
 @from_arguments
 def dilated(a: CandidateArguments) -> nn.Module:
     """Standard convolution with dilation 2."""
@@ -118,10 +122,13 @@ def _factorized_cost(a: CandidateArguments) -> Cost:
     return vertical + horizontal + norms
 
 
-@register_op("factorized", kernel_sizes=(3, 5, 7), cost=_factorized_cost)
+@register_op("factorized", kernel_sizes=(3, 5, 7), cost=_factorized_cost, group="convolution")
 @from_arguments
 def factorized(a: CandidateArguments) -> nn.Module:
-    """Factorised convolution: k x 1, then 1 x k (Inception-v3, arXiv 1512.00567, Section 3.2)."""
+    """Convolutions k x 1, then 1 x k (Inception-v3).
+
+    arXiv 1512.00567, Section 3.2.
+    """
     k, c = a.kernel_size, a.out_channels
     return nn.Sequential(
         ShapedConvNormAct(a.in_channels, c, (k, 1), (a.stride, 1), activation=a.activation),
@@ -150,10 +157,10 @@ def _stacked_cost(a: CandidateArguments) -> Cost:
     return sum(costs, Cost())
 
 
-@register_op("stacked", kernel_sizes=(5, 7), cost=_stacked_cost)
+@register_op("stacked", kernel_sizes=(5, 7), cost=_stacked_cost, group="convolution")
 @from_arguments
 def stacked(a: CandidateArguments) -> nn.Module:
-    """3x3 convolutions that reach as far as one larger kernel: two for 5x5, three for 7x7 (VGG; Inception-v3)."""
+    """3x3 convolutions in place of one 5x5 or 7x7 (VGG, Inception-v3)."""
     return nn.Sequential(
         *(
             ConvNormAct(channels, a.out_channels, 3, stride, activation=activation)
@@ -172,9 +179,10 @@ def _se_cost(a: CandidateArguments) -> Cost:
     kernel_sizes=(),
     supports=lambda a: a.stride == 1 and a.in_channels == a.out_channels,
     cost=_se_cost,
+    group="convolution",
 )
 @from_arguments
 def se(a: CandidateArguments) -> nn.Module:
-    """Squeeze-and-excitation alone, where input and output have one shape."""
+    """Squeeze-and-excitation alone, where the shape stays."""
     gate = SqueezeExcitation(a.in_channels)
     return nn.Sequential(gate, make_activation(a.activation, a.in_channels)) if a.final_activation else gate

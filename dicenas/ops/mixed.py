@@ -128,7 +128,12 @@ def _hard_se(channels: int) -> SqueezeExcitation:
     return SqueezeExcitation(channels, divisor=_SE_DIVISOR, hard=True)
 
 
-@register_op("separable_hse", kernel_sizes=(3, 5), cost=lambda a: separable_cost(a) + hard_se_cost(a.in_channels))
+@register_op(
+    "separable_hse",
+    kernel_sizes=(3, 5),
+    cost=lambda a: separable_cost(a) + hard_se_cost(a.in_channels),
+    group="separable",
+)
 def separable_hse(
     in_channels: int,
     out_channels: int,
@@ -139,13 +144,16 @@ def separable_hse(
     activation: str,
     final_activation: bool,
 ) -> nn.Module:
-    """Depth-wise convolution, MobileNetV3's squeeze-and-excitation (hard sigmoid), point-wise convolution."""
+    """Depth-wise, MobileNetV3's squeeze-and-excitation, point-wise.
+
+    Its gate is a hard sigmoid.
+    """
     return SeparableConv(
         in_channels, out_channels, kernel_size, stride, _hard_se(in_channels), activation, final_activation
     )
 
 
-@register_op("mixed", kernel_sizes=(5, 7, 9, 11), supports=_one_channel_each, cost=mixed_cost)
+@register_op("mixed", kernel_sizes=(5, 7, 9, 11), supports=_one_channel_each, cost=mixed_cost, group="separable")
 def mixed(
     in_channels: int,
     out_channels: int,
@@ -156,7 +164,7 @@ def mixed(
     activation: str,
     final_activation: bool,
 ) -> nn.Module:
-    """Depth-wise convolution with kernels from 3 up to the largest (MixConv), point-wise convolution."""
+    """Depth-wise with kernels from 3 up to k, point-wise (MixNet)."""
     return MixedSeparableConv(in_channels, out_channels, kernel_size, stride, None, activation, final_activation)
 
 
@@ -165,6 +173,7 @@ def mixed(
     kernel_sizes=(5, 7, 9, 11),
     supports=_one_channel_each,
     cost=lambda a: mixed_cost(a) + hard_se_cost(a.in_channels),
+    group="separable",
 )
 def mixed_hse(
     in_channels: int,
@@ -176,7 +185,7 @@ def mixed_hse(
     activation: str,
     final_activation: bool,
 ) -> nn.Module:
-    """MixConv as in ``mixed``, MobileNetV3's squeeze-and-excitation (hard sigmoid), point-wise convolution."""
+    """As mixed, with MobileNetV3's squeeze-and-excitation between."""
     return MixedSeparableConv(
         in_channels, out_channels, kernel_size, stride, _hard_se(in_channels), activation, final_activation
     )

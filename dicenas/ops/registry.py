@@ -129,6 +129,7 @@ class OpInfo:
     downsample: Downsample | None
     entry: Entry | None
     identity: bool
+    group: str
     summary: str
 
     @property
@@ -153,6 +154,7 @@ def register_op(
     downsample: Downsample | None = None,
     entry: Entry | None = None,
     identity: bool = False,
+    group: str = "own",
 ) -> Callable[[Factory], Factory]:
     """Register the decorated factory as the candidate op ``name``.
 
@@ -167,6 +169,7 @@ def register_op(
         downsample: A whole down-sampling unit for ShuffleNetV2 backbones.
         entry: What replaces the first point-wise convolution of blocks that have one.
         identity: Whether the op gives its input back unchanged, so that a block of it alone can be left out.
+        group: Under what listings show the op.
 
     Raises:
         ValueError: The name is taken or not usable, or a kernel size is even or given twice.
@@ -188,7 +191,9 @@ def register_op(
 
     def register(factory: Factory) -> Factory:
         summary = (factory.__doc__ or "").strip().partition("\n")[0]
-        _REGISTRY[name] = OpInfo(name, factory, sizes, supports, cost, slice, downsample, entry, identity, summary)
+        _REGISTRY[name] = OpInfo(
+            name, factory, sizes, supports, cost, slice, downsample, entry, identity, group, summary
+        )
         return factory
 
     return register

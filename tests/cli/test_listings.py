@@ -1,31 +1,70 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from dicenas.cli import main
+from dicenas.cost import profile_candidate
 from dicenas.nets import architecture_cost, list_backbones, net_architecture
-from dicenas.ops import CandidateArguments, candidate_cost, expand_candidates, list_ops
+from dicenas.ops import CandidateArguments, candidate_cost, expand_candidates, get_op, list_ops
 from dicenas.runs import RunFolder
 
 
-def test_ops_lists_every_candidate(capsys: pytest.CaptureFixture[str]) -> None:
+def rows_of(out: str) -> dict[str, list[str]]:
+    """The cells of a table of costs by candidate."""
+    return {cells[0]: cells[1:] for line in out.splitlines() if (cells := re.split(r" {2,}", line.strip()))}
+
+
+def test_ops_lists_every_op(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["ops"]) == 0
     out = capsys.readouterr().out
-    for op in list_ops():
-        assert f"\n{op} " in out
-    for candidate in expand_candidates(list_ops()):
-        assert candidate in out
+    for op in map(get_op, list_ops()):
+        (line,) = [line for line in out.splitlines() if f" {op.name} " in line[:40]]
+        assert (", ".join(map(str, op.kernel_sizes)) or "–") in line
+        assert op.summary.rstrip(".") in line
+    assert max(map(len, out.splitlines())) <= 120
 
 
 def test_costs_of_ops(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["ops", "--cost", "32", "64", "14", "--stride", "2"]) == 0
-    rows = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines()[1:]}
-    cost = candidate_cost("dice_k5", CandidateArguments(32, 64, 2, (14, 14), 5, "prelu", True))
-    assert rows["dice_k5"] == [f"{cost.macs:,}", f"{cost.params:,}"]
-    assert rows["skip"] == ["–", "–"]
+    assert main(["ops", "--cost", "32", "64", "14", "--stride", "2", "--no-latency", "--sort", "macs"]) == 0
+    out = capsys.readouterr().out
+    rows = rows_of(out)
+    arguments = CandidateArguments(32, 64, 2, (14, 14), 5, "prelu", True)
+    cost, memory_mb = candidate_cost("dice_k5", arguments), profile_candidate("dice_k5", arguments).peak_memory_mb
+    # Average pooling 3x3 and stride 2, then kernels 5 and 3 at half the size.
+    assert rows["dice_k5"] == [f"{cost.macs:,}", f"{cost.params:,}", f"{memory_mb * 1e3:,.0f}", "15 + global"]
+    macs = [int(cells[0].replace(",", "")) for name, cells in rows.items() if name in expand_candidates(list_ops())]
+    assert len(macs) > 40
+    assert macs == sorted(macs)
+    assert "Do not fit: se, skip" in out
+
+
+def test_costs_of_ops_are_grouped_and_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    only = ["dice_k3", "separable", "skip"]
+    assert main(["ops", "--cost", "8", "8", "7", "--runtime", "kernels", "--batch", "2", "--only", *only]) == 0
+    out = capsys.readouterr().out
+    first_cells = [line.split()[0] for line in out.splitlines()[3:8]]
+    assert first_cells == ["identity", "separable", "separable_k5", "separable_k7", "DiCE"]
+    assert "batch 2, runtime kernels, threads 1" in out
+    assert all(float(line.split()[-2]) > 0 for line in out.splitlines()[3:8])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--only", "dise"], "unknown op 'dise'; did you mean 'dice'"),
+        (["--only", "dice", "dice_k3"], "given twice: dice_k3"),
+        (["--sort", "latency", "--no-latency"], "leave out --no-latency"),
+        (["--runtime", "compiled"], "eager, kernels or fused"),
+        (["--runtime", "eagre"], "did you mean 'eager'"),
+        (["--device", "tpu"], "tpu"),
+    ],
+)
+def test_impossible_costs_of_ops(arguments: list[str], message: str, refused: Callable[..., str]) -> None:
+    assert message in refused("ops", "--cost", "8", "8", "8", *arguments)
 
 
 @pytest.mark.parametrize("arguments", [["--cost", "0", "8", "8"], ["--cost", "8", "8"], ["--stride", "3"]])
