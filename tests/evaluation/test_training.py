@@ -96,6 +96,19 @@ def test_a_network_with_dice_units_learns_digits() -> None:
     assert metrics["accuracy"] > 0.8
 
 
+def test_running_statistics_keep_pace_with_a_short_training(few_digits: Data) -> None:
+    nets = []
+    for momentum in (0.1, 1 - 0.9997):
+        net = tiny_net()
+        norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
+        for norm in norms:
+            norm.momentum = momentum
+        train_and_evaluate(net, few_digits, TrainConfig(epochs=1, batch=10))
+        assert {norm.momentum for norm in norms} == {momentum}
+        nets.append(net)
+    assert_equal_weights(*map(weights, nets))
+
+
 def test_cifar10_images_are_learnt(cifar10_tree: Path) -> None:
     # 300 images are too few for unseen ones, so the network is asked about those that it was trained on.
     data = load_data(DataConfig("cifar10", cifar10_tree))
