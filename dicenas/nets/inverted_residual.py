@@ -149,9 +149,9 @@ class InvertedResidualBackbone(Backbone):
 
     leading_blocks = 0
     skip_removes_block = True
-    widths = (0.5, 0.75, 1.0)
-    ops = ("separable", "separable_hse", "mixed_k5", "mixed_k7", "dice", "skip")
-    expansions = (3.0, 4.0, 6.0)
+    widths: tuple[float, ...] = (0.5, 0.75, 1.0)
+    ops: tuple[str, ...] = ("separable", "separable_hse", "mixed_k5", "mixed_k7", "dice", "skip")
+    expansions: tuple[float, ...] = (3.0, 4.0, 6.0)
     stem_channels: int
     stages: tuple[StagePlan, ...]
     head_channels: int
