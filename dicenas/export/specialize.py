@@ -18,6 +18,7 @@ from typing import Any
 from torch import nn
 
 from dicenas.ops import make_activation
+from dicenas.ops.norm_act import conv_norm_act, is_plain, norm_act
 
 __all__ = ["Specialization", "call_expression", "is_literal", "literal", "specialization_of", "specialize"]
 
@@ -235,6 +236,10 @@ class _Rewriter(ast.NodeTransformer):
         self.generic_visit(node)
         return _simplify(node)
 
+    def visit_BoolOp(self, node: ast.BoolOp) -> ast.expr:
+        self.generic_visit(node)
+        return _simplify(node)
+
     def visit_Compare(self, node: ast.Compare) -> ast.expr:
         self.generic_visit(node)
         return _simplify(node)
@@ -248,6 +253,10 @@ class _Rewriter(ast.NodeTransformer):
         target = self.names.get(node.func.id) if isinstance(node.func, ast.Name) else None
         if target is make_activation:
             return self._activation(node)
+        if target is conv_norm_act or target is norm_act:
+            return _plain_calls(node)
+        if target is is_plain:  # asks whether a kernel may stand for the modules: exported sources call the modules
+            return ast.Constant(False)
         if target in self.specializations:
             specialization = self.specializations[target]
             keywords = {keyword.arg: keyword.value for keyword in node.keywords if keyword.arg}
@@ -268,6 +277,15 @@ class _Rewriter(ast.NodeTransformer):
         return node
 
 
+def _plain_calls(node: ast.Call) -> ast.expr:
+    """Return a call of ``conv_norm_act`` or ``norm_act`` as the calls of the modules that it stands for."""
+    x, *modules = node.args
+    gate = modules.pop() if len(modules) == 4 else None
+    for module in modules:
+        x = ast.Call(module, [x], [])
+    return x if gate is None else ast.BinOp(x, ast.Mult(), gate)
+
+
 def _activation_call(name: str, channels: ast.expr) -> ast.expr:
     """Return the constructor call of an activation."""
     module = make_activation(name, 1)
@@ -285,6 +303,10 @@ def _simplify(node: ast.expr) -> ast.expr:
             return node.test
         case ast.IfExp(body=ast.Constant(value=False), orelse=ast.Constant(value=True)):
             return ast.UnaryOp(ast.Not(), node.test)
+        case ast.BoolOp(op=ast.And(), values=values) if any(
+            isinstance(value, ast.Constant) and value.value is False for value in values
+        ):
+            return ast.Constant(False)
         case ast.UnaryOp(op=ast.Not(), operand=ast.Constant(value=known)):
             return ast.Constant(not known)
         case ast.Compare(left=ast.Constant(value=left), ops=[operator], comparators=[ast.Constant(value=right)]):
