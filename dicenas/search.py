@@ -7,7 +7,6 @@ import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -23,12 +22,12 @@ from nni.nas.space import RawFormatModelSpace
 
 from dicenas.architecture import Architecture
 from dicenas.config import LatencyConfig, SearchConfig
-from dicenas.cost import LatencyResult, measure_latency
 from dicenas.evaluation import load_data, train_and_evaluate
 from dicenas.export import FORMATS, export_network
 from dicenas.nets import build
 from dicenas.pareto import Direction
 from dicenas.report import write_report
+from dicenas.run_latency import latency_source
 from dicenas.run_session import claim_folder, ended_well, logs_in, muted, open_storage, record_environment
 from dicenas.runs import RESERVED_METRICS, RunFolder, TrialRecord
 from dicenas.search_spaces import BackboneSpace, make_space
@@ -122,7 +121,7 @@ def search(
     if trials < 1:
         raise ValueError(f"trials {trials} should be at least 1")
     source = LatencyConfig(input_size=None) if latency is None else latency
-    described = "function" if callable(source) else dataclasses.asdict(source)
+    described = source.to_dict() if isinstance(source, LatencyConfig) else "function"
     run = RunFolder(Path(out) / name)
     session = _Session(run, space, evaluate, source, objectives, constraints or {}, sampler, seed)
     settings = {
@@ -204,24 +203,24 @@ class _Session:
         self.run_folder = run
         self._space = space
         self._evaluate = evaluate
-        self._latency: _Latency | None = None
-        if isinstance(latency, LatencyConfig):
-            latency = self._latency = _Latency(latency)
-        else:
-            latency = cache(latency)
+        self._latency = latency_source(latency, space, run)
         self._seed = seed
         self._arguments: dict[str, Any] = {
             "sampler": sampler,
             "objectives": objectives,
             "constraints": constraints,
-            "costs": {"latency_ms": latency} if "latency_ms" in {*objectives, *constraints} else {},
-            "image_size": self._latency.config.input_size if self._latency else None,
+            "costs": {"latency_ms": self._latency} if "latency_ms" in {*objectives, *constraints} else {},
+            "image_size": self._latency.input_size,
             "seed": seed,
         }
         # A study in memory checks all arguments before a file is written, and whether the bounds can be met together.
         with muted("optuna"):
             rehearsal = ArchitectureStudy(space, **self._arguments)
-            if constraints and not run.config_path.is_file():
+            if (
+                constraints
+                and not run.config_path.is_file()
+                and (self._latency.ready or "latency_ms" not in constraints)
+            ):
                 rehearsal.ask()
         self.objectives = rehearsal.objectives
         self._weights: dict[str, Mapping[str, Tensor]] = {}
@@ -296,7 +295,7 @@ class _Session:
         """Write a trial to the run folder, before Optuna is told of it."""
         assert proposal.architecture is not None
         metrics = dict(outcome.metrics)
-        if self._latency is not None and "latency_ms" in metrics:
+        if "latency_ms" in metrics:
             metrics |= self._latency.details(proposal.architecture)
         weights = self._weights.pop(proposal.hash, None)
         if weights is not None and outcome.error is None:
@@ -309,11 +308,11 @@ class _Session:
         self._bar.update()
 
     def _complete_front(self) -> None:
-        """Add to the trials of the front what a report shows of them: memory, and latency without native kernels."""
+        """Add to the trials of the front what a report shows of them: memory, and latencies measured at the end."""
         peak_memory_mb = default_costs(self._space, self._arguments["image_size"])["peak_memory_mb"]
         extra: dict[str, Callable[[Architecture], float]] = {"peak_memory_mb": peak_memory_mb}
-        if self._latency is not None and "latency_ms" in self.objectives and self._latency.config.runtime != "eager":
-            extra["latency_eager_ms"] = _Latency(dataclasses.replace(self._latency.config, runtime="eager"))
+        if "latency_ms" in self.objectives:
+            extra |= self._latency.front_metrics()
         for trial in self.run_folder.front(self.objectives):
             missing = {name: cost(trial.architecture) for name, cost in extra.items() if name not in trial.metrics}
             if missing:
@@ -322,31 +321,3 @@ class _Session:
 
 def _shown(metrics: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
-
-
-class _Latency:
-    """Measures the latency of architectures where and how a configuration says, each once."""
-
-    def __init__(self, config: LatencyConfig) -> None:
-        self.config = config
-        self._results: dict[Architecture, LatencyResult] = {}
-
-    def __call__(self, architecture: Architecture) -> float:
-        config = self.config
-        if architecture not in self._results:
-            deployed = architecture if config.input_size is None else architecture.at_size(config.input_size)
-            self._results[architecture] = measure_latency(
-                build(deployed),
-                (deployed.in_channels, *deployed.image_size),
-                device=config.device,
-                batch=config.batch,
-                dtype=config.dtype,
-                threads=config.threads,
-                runtime=config.runtime,
-            )
-        return self._results[architecture].latency_ms
-
-    def details(self, architecture: Architecture) -> dict[str, float]:
-        """Return the quartiles of a latency measured in this session."""
-        result = self._results.get(architecture)
-        return {} if result is None else {"latency_p25_ms": result.p25_ms, "latency_p75_ms": result.p75_ms}

@@ -36,6 +36,7 @@ FLOORS = {
     "dicenas.strategies": 5,
     "dicenas.config": 6,
     "dicenas.report": 6,
+    "dicenas.run_latency": 6,
     "dicenas.run_session": 6,
     "dicenas.search": 6,
     "dicenas.__main__": 7,

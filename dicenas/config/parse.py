@@ -12,6 +12,7 @@ import yaml
 
 from dicenas.config import values
 from dicenas.config.schema import (
+    BUILD_TABLE,
     CONSTRAINTS,
     EVALUATORS,
     SAMPLERS,
@@ -21,7 +22,7 @@ from dicenas.config.schema import (
     StudyConfig,
 )
 from dicenas.config.values import Reader
-from dicenas.cost import DTYPES, RUNTIMES
+from dicenas.cost import DTYPES, RUNTIMES, resolve_device
 from dicenas.evaluation import DATASETS, DataConfig, TrainConfig, check_data
 from dicenas.nets import list_backbones
 from dicenas.ops import expand_candidates
@@ -63,7 +64,8 @@ _LATENCY: dict[str, Reader] = {
     "runtime": values.one_of(*RUNTIMES),
     "dtype": values.one_of(*DTYPES),
     "threads": values.optional(values.integer(1)),
-    "table": values.no_table,
+    "table": values.optional(values.path),
+    "allow_mismatch": values.flag,
 }
 _EXPORT: dict[str, Reader] = {"trial": values.trial, "formats": values.formats}
 _KEYS = ("name", "space", "data", "evaluator", "objectives", "constraints", "latency", "search", "export")
@@ -131,6 +133,11 @@ def parse_config(given: Any, source: str = "configuration") -> SearchConfig:
     )
     if not any(problem.startswith("data.") for problem in problems):
         problems += [f"data: {problem}" for problem in check_data(data)]
+    if config.latency.table in (None, BUILD_TABLE):
+        try:
+            resolve_device(config.latency.device)
+        except ValueError as error:
+            problems.append(f"latency.device: {error}")
     if len(config.space.get("resolutions", ())) > 1 and config.latency.input_size is not None:
         problems.append(
             "latency.input_size must be null where space.resolutions are searched: "

@@ -32,6 +32,10 @@ EVALUATORS = ("train",)
 SAMPLERS = ("gp", "nsga2", "random", "tpe")
 
 
+#: Value of ``latency.table`` for a table of the run's own.
+BUILD_TABLE = "build"
+
+
 @dataclass(frozen=True)
 class LatencyConfig:
     """Where and how latency is measured; the ``latency:`` section.
@@ -44,7 +48,9 @@ class LatencyConfig:
         runtime: One of :data:`dicenas.cost.RUNTIMES`.
         dtype: One of :data:`dicenas.cost.DTYPES`.
         threads: CPU threads, ``None`` for torch's own number.
-        table: Latency table to predict from; ``None`` measures every network.
+        table: File of a latency table to predict from; :data:`BUILD_TABLE` measures one into the run folder before
+            the search; ``None`` measures every network whole.
+        allow_mismatch: Use a table that was measured under other conditions.
     """
 
     device: str = "cpu"
@@ -53,7 +59,15 @@ class LatencyConfig:
     runtime: str = "kernels"
     dtype: str = "float32"
     threads: int | None = 1
-    table: None = None
+    table: str | None = None
+    allow_mismatch: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the section as plain data, without what is only told where it is wanted."""
+        section = dataclasses.asdict(self)
+        if not self.allow_mismatch:
+            del section["allow_mismatch"]
+        return section
 
 
 @dataclass(frozen=True)
@@ -130,7 +144,7 @@ class SearchConfig:
             "evaluator": {"kind": "train", **train},
             "objectives": dict(self.objectives),
             "constraints": dict(self.constraints),
-            "latency": dataclasses.asdict(self.latency),
+            "latency": self.latency.to_dict(),
             "search": dataclasses.asdict(self.search),
             "export": plain(dataclasses.asdict(self.export)),
         }

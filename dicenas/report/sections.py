@@ -18,7 +18,7 @@ from dicenas.runs import TrialRecord
 
 __all__ = ["bounds", "drawings", "exported", "failures", "front_plots", "front_table", "op_usage", "other_trials"]
 
-_COLUMNS = ("accuracy", "latency_ms", "latency_eager_ms", "macs", "params", "peak_memory_mb")
+_COLUMNS = ("accuracy", "latency_ms", "latency_measured_ms", "latency_eager_ms", "macs", "params", "peak_memory_mb")
 
 
 def front_plots(summary: RunSummary) -> Element:

@@ -128,7 +128,8 @@ class RunSummary:
     def metric(self, name: str) -> Metric:
         """Return how a metric of this run is written; latency names its runtime."""
         if name == "latency_ms" and self.latency.get("runtime"):
-            return Metric(name, f"Latency, {self.latency['runtime']}", "ms")
+            predicted = "predicted, " if self.latency.get("table") else ""
+            return Metric(name, f"Latency, {predicted}{self.latency['runtime']}", "ms")
         return get_metric(name)
 
     def deployed(self, architecture: Architecture) -> Architecture:
