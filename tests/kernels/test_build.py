@@ -17,7 +17,14 @@ from dicenas.ops.kernels import build, load_library
 ROOT = Path(__file__).resolve().parents[2]
 
 # Stands for a compiler: writes the file that -o names.
-WORKING = '#!/bin/sh\nwhile [ "$1" != -o ]; do [ "$1" = --version ] && exit; shift; done\necho code > "$2"\n'
+WORKING = """#!/bin/sh
+while [ "$1" != -o ]; do
+  [ "$1" = --version ] && exit
+  [ "$1" = --list-gpu-code ] && echo sm_80 sm_90 && exit
+  shift
+done
+echo code > "$2"
+"""
 BROKEN = "#!/bin/sh\necho no such header >&2\nexit 1\n"
 
 
@@ -101,20 +108,49 @@ def test_wheel_runs_on_a_machine_without_compilers(checkout: Path, nvcc: str, tm
     assert done.stdout.split("\n")[:2] == [str(folder / build.library_name(kind)) for kind in build.KINDS]
 
 
-def test_cache_is_keyed_and_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    compiler = tmp_path / "compiler"
-    compiler.write_text(WORKING, encoding="utf-8")
-    compiler.chmod(0o755)
-    monkeypatch.setenv("CXX", str(compiler))
+@pytest.fixture
+def compilers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A compiler that writes what it is given, as g++ and as nvcc, and a cache of its own."""
+    folder = tmp_path / "toolkit" / "bin"
+    folder.mkdir(parents=True)
+    for name in ("compiler", "nvcc"):
+        (folder / name).write_text(WORKING, encoding="utf-8")
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("CXX", str(folder / "compiler"))
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path / "toolkit"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return folder
+
+
+def test_cache_is_kept(compilers: Path, tmp_path: Path) -> None:
     path = build.build_in_cache("cpu")
     assert build.cached_libraries("cpu") == [path]
     path.write_text("kept", encoding="utf-8")
     assert build.build_in_cache("cpu").read_text(encoding="utf-8") == "kept"
-    compiler.write_text(BROKEN, encoding="utf-8")
+    (compilers / "compiler").write_text(BROKEN, encoding="utf-8")
     with pytest.raises(build.BuildError, match="no such header"):
         build.build_library("cpu", tmp_path / "library.so")
     assert not list(tmp_path.glob("*library.so*"))
+
+
+def test_cache_is_keyed_by_sources_compiler_and_architecture(
+    compilers: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    built = {build.build_in_cache("cpu"), build.build_in_cache("cuda")}
+    monkeypatch.setenv("DICENAS_CUDA_ARCHS", "90")
+    built.add(build.build_in_cache("cuda"))
+    for name in ("compiler", "nvcc"):
+        (compilers / name).write_text(WORKING.replace("--version ] && exit", "--version ] && echo 2 && exit"))
+    built |= {build.build_in_cache("cpu"), build.build_in_cache("cuda")}
+    assert len(built) == 5
+    assert len(build.cached_libraries("cuda")) == 3
+    sources = tmp_path / "csrc"
+    shutil.copytree(ROOT / "csrc", sources)
+    for path in (*sources.glob("*.cuh"), *sources.glob("*.h")):
+        path.write_text(path.read_text(encoding="utf-8") + "// changed\n", encoding="utf-8")
+    monkeypatch.setattr(build, "source_folder", lambda: sources)
+    assert build.cached_libraries("cuda") == []
+    assert {build.build_in_cache("cpu"), build.build_in_cache("cuda")}.isdisjoint(built)
 
 
 def test_an_unknown_library_is_refused() -> None:

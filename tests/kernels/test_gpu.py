@@ -180,7 +180,7 @@ def test_graph_of_a_fused_network(device: torch.device) -> None:
 
 def test_kernels_that_were_never_run_are_captured(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda, "_seen", set())
-    cuda._launcher.cache_clear()
+    cuda._load.cache_clear()
     assert kernels.available(device)  # loads all functions
     tensors = [t.to(device) for t in arguments((2, 9, 5, 6), 5, torch.bfloat16)]
     graph = torch.cuda.CUDAGraph()
@@ -197,7 +197,7 @@ def test_first_use_in_a_capture_runs_in_plain_pytorch(device: torch.device, monk
         expected = dim_conv_reference(*tensors)  # warms cuDNN up
     torch.cuda.synchronize()
     monkeypatch.setattr(cuda, "_seen", set())
-    cuda._launcher.cache_clear()
+    cuda._load.cache_clear()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, stream=stream):
         y = dim_conv(*tensors)

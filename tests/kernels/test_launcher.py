@@ -122,9 +122,9 @@ def stand_in(emulation: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stand
         "is_current_stream_capturing": lambda: driver.capturing,
     }.items():
         monkeypatch.setattr(torch.cuda, name, replacement)
-    cuda._launcher.cache_clear()
+    cuda._load.cache_clear()
     yield driver
-    cuda._launcher.cache_clear()
+    cuda._load.cache_clear()
 
 
 def launcher_of(index: int) -> cuda.DriverLauncher:
@@ -241,6 +241,23 @@ def test_description(stand_in: StandIn, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: f"GPU {index}")
     assert kernels.describe()[1:] == [("cuda:0", "yes", "GPU 0, NVRTC"), ("cuda:1", "yes", "GPU 1, NVRTC")]
+    stand_in.refuses[b"compiled for 90"] = INSUFFICIENT_DRIVER
+    cuda._load.cache_clear()
+    for row in kernels.describe()[1:]:
+        assert row[1] == "no"
+        assert "error 35" in row[2]
+        assert "dicenas kernels build" in row[2]
+    monkeypatch.setenv("DICENAS_KERNELS", "off")
+    assert kernels.describe()[1] == ("cuda:0", "no", "GPU 0, switched off by DICENAS_KERNELS=off")
+
+
+@pytest.mark.parametrize("code", [None, Path("code.fatbin")])
+def test_description_without_a_gpu(code: Path | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(kernels, "find_cuda_code", lambda: code)
+    device, used, details = kernels.describe()[1]
+    assert (device, used) == ("cuda", "no")
+    assert ("NVRTC" if code is None else "code.fatbin") in details
 
 
 def test_asking_for_a_gpu_in_a_compiled_function(monkeypatch: pytest.MonkeyPatch) -> None:

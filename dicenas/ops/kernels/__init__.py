@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dicenas.ops.kernels import cuda, definitions, training
 from dicenas.ops.kernels.definitions import KERNEL_SIZES
-from dicenas.ops.kernels.library import Library, load_library, switched_off
+from dicenas.ops.kernels.library import Library, find_cuda_code, load_library, switched_off
 
 __all__ = [
     "DTYPES",
@@ -169,11 +169,10 @@ def describe() -> list[tuple[str, str, str]]:
         details = library.reason if library.path is None else f"{library.path}: {library.reason}"
     rows = [("cpu", "yes" if library.handle is not None else "no", details)]
     if not torch.cuda.is_available():
-        return [*rows, ("cuda", "no", "torch finds no GPU")]
+        code = find_cuda_code()
+        where = "is compiled by NVRTC at first use" if code is None else f"is {code}"
+        return [*rows, ("cuda", "no", f"torch finds no GPU; the code for one {where}")]
     for index in range(torch.cuda.device_count()):
-        found = cuda.launcher(torch.device("cuda", index))
-        name = torch.cuda.get_device_name(index)
-        rows.append(
-            (f"cuda:{index}", "no" if found is None else "yes", name if found is None else f"{name}, {found.source}")
-        )
+        used, details = cuda.describe(torch.device("cuda", index))
+        rows.append((f"cuda:{index}", "yes" if used else "no", f"{torch.cuda.get_device_name(index)}, {details}"))
     return rows

@@ -14,7 +14,16 @@ from dicenas.ops.kernels.build import BuildError
 from dicenas.ops.kernels.launches import Arguments
 from dicenas.ops.kernels.library import find_cuda_code, switched_off
 
-__all__ = ["DriverError", "DriverLauncher", "dice_unit", "dim_conv", "dim_conv_backward", "dim_conv_local", "launcher"]
+__all__ = [
+    "DriverError",
+    "DriverLauncher",
+    "describe",
+    "dice_unit",
+    "dim_conv",
+    "dim_conv_backward",
+    "dim_conv_local",
+    "launcher",
+]
 
 _logger = logging.getLogger(__name__)
 _NUMBER_OF_REGISTERS = 4  # CU_FUNC_ATTRIBUTE_NUM_REGS
@@ -79,7 +88,8 @@ class DriverLauncher:
 
 
 @cache
-def _launcher(index: int) -> DriverLauncher | None:
+def _load(index: int) -> DriverLauncher | str:
+    """Return the launcher of a device, or why there is none."""
     device = torch.device("cuda", index)
     reasons = []
     code = find_cuda_code()
@@ -94,12 +104,11 @@ def _launcher(index: int) -> DriverLauncher | None:
         return DriverLauncher(device, nvrtc.compile_cubin(torch.cuda.get_device_capability(device)), "NVRTC")
     except (BuildError, DriverError, OSError) as error:
         reasons.append(f"compiling with NVRTC failed: {error}")
+    reason = "; ".join(reasons)
     _logger.warning(
-        "dicenas runs in plain PyTorch on %s (%s). Run `dicenas kernels` for what can be done.",
-        device,
-        "; ".join(reasons),
+        "dicenas runs in plain PyTorch on %s (%s). Run `dicenas kernels` for what can be done.", device, reason
     )
-    return None
+    return reason
 
 
 def launcher(device: torch.device) -> DriverLauncher | None:
@@ -115,10 +124,21 @@ def launcher(device: torch.device) -> DriverLauncher | None:
         if torch.cuda.is_current_stream_capturing():
             return None
         _seen.add(index)
-    return _launcher(index)
+    found = _load(index)
+    return found if isinstance(found, DriverLauncher) else None
 
 
 _seen: set[int] = set()
+
+
+def describe(device: torch.device) -> tuple[bool, str]:
+    """Return whether the kernels are used on a CUDA device, and where their code comes from or what is in the way."""
+    found = launcher(device)
+    if found is not None:
+        return True, found.source
+    if switched_off():
+        return False, "switched off by DICENAS_KERNELS=off"
+    return False, f"{_load(device.index)}; get nvcc and run `dicenas kernels build`, or a torch built with CUDA"
 
 
 def _require(device: torch.device) -> DriverLauncher:
