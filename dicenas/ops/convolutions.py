@@ -17,7 +17,7 @@ _DILATION = 2
 
 
 class ShapedConvNormAct(nn.Module):
-    """:class:`ConvNormAct` with a kernel that is not square, or dilated: ``(N, C_in, H, W)`` to ``(N, C_out, H', W')``.
+    """:class:`ConvNormAct` with a kernel not square, or dilated: ``(N, C_in, H, W)`` to ``(N, C_out, H', W')``.
 
     Padding keeps the size at stride 1 and gives ``ceil(size / 2)`` at stride 2, in each direction.
 

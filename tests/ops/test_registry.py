@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from dicenas.architecture import Architecture
-from dicenas.nets import build
+from dicenas.nets import build, fuse_for_inference
 from dicenas.ops import (
     CandidateArguments,
     Cost,
@@ -138,6 +138,21 @@ def test_state_round_trip_and_copies(candidate: str, stride: int) -> None:
     assert torch.equal(twin(x), module(x))
     own = {parameter.data_ptr() for parameter in module.parameters()}
     assert own.isdisjoint(parameter.data_ptr() for parameter in twin.parameters())
+
+
+@pytest.mark.parametrize(("candidate", "stride"), SWEEP)
+def test_fused_for_inference_it_is_the_same(candidate: str, stride: int) -> None:
+    module = built(candidate, fitting(candidate, stride)).double()
+    for norm in module.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.momentum = 1.0
+            nn.init.uniform_(norm.weight, 0.7, 1.3)
+            nn.init.normal_(norm.bias, std=0.2)
+    x = inputs(fitting(candidate, stride), 8).double()
+    with torch.no_grad():
+        module(x)  # gives the normalisations the statistics of these images
+        expected = module.eval()(x)
+        torch.testing.assert_close(fuse_for_inference(module)(x), expected, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("candidate", CANDIDATES)
