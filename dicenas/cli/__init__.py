@@ -23,6 +23,7 @@ examples:
   dicenas export runs/quickstart --out mynet    take a network away as plain PyTorch
   dicenas profile dicenet_100                   what each block of a network costs
   dicenas ops                                   what blocks can be made of
+  dicenas segment WEIGHTS cats.jpg --out s.png  what a published network sees in a photo
   dicenas COMMAND --help                        all that a command can do, with examples
 """
 
