@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import runpy
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 
@@ -39,7 +39,12 @@ def test_every_op_is_exported(backbone: str, trained: Callable[[Architecture], N
     network = trained(architecture)
     source = model_source(network)
     (tmp_path / "model.py").write_text(source, encoding="utf-8")
-    exported = runpy.run_path(str(tmp_path / "model.py"))["build"]()
+    spec = importlib.util.spec_from_file_location("exported_with_every_op", tmp_path / "model.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    exported = module.build()
     exported.load_state_dict(network.state_dict())
     x = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
