@@ -177,7 +177,8 @@ def inference_candidates(case: Case, groups: list[str], compiles: bool) -> Itera
         if compiles:
             compiled = torch.compile(dim_conv_reference, dynamic=False)
             yield "compiled", lambda: compiled(next(inputs), *filters)
-        yield "kernel", lambda: dim_conv(next(inputs), *filters)
+        ours = kernels.dim_conv if case.has_kernels else dim_conv
+        yield "kernel", lambda: ours(next(inputs), *filters)
     fused = FusedDiCE(case.unit).eval()
     if "block" in groups:
         yield "block_eager", lambda: case.published_local(next(inputs))
