@@ -22,10 +22,12 @@ from dicenas.nets import (
     build,
     dicenet,
     dicenet_architecture,
+    list_backbones,
     mixnet_architecture,
     mobilenetv2_architecture,
     mobilenetv3_architecture,
     net_architecture,
+    shufflenetv2_architecture,
 )
 from dicenas.nets.shufflenetv2 import CHANNELS
 from dicenas.ops import ConvNormAct, make_activation, register_op
@@ -94,8 +96,8 @@ def test_networks_found_by_search(name: str, trained: Any, tmp_path: Path) -> No
     assert "silu" not in source
 
 
-@pytest.mark.parametrize("backbone", ["shufflenetv2", "mobilenetv2", "mixnet"])
-@pytest.mark.parametrize("seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 40))])
+@pytest.mark.parametrize("backbone", list_backbones())
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 20))])
 def test_random_architectures(backbone: str, seed: int, trained: Any, sampled: Sampled, tmp_path: Path) -> None:
     network = trained(sampled(backbone, seed))
     assert_same_network(network, model_source(network), tmp_path)
@@ -112,6 +114,18 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
         # Several activations, normalisations with settings of their own, mixed kernels.
         "mobilenetv3": mobilenetv3_architecture("small"),
         "mixnet": mixnet_architecture(),
+        "shufflenetv2_torchvision": shufflenetv2_architecture(0.5, "torchvision"),
+        # Blocks whose op replaces the first layer too.
+        "mixed_resnet": Architecture(
+            "resnet",
+            0.16,
+            (
+                ("dice_k3", "dimfuse_dw_dimfuse_k3"),
+                ("dimfuse_dimconv_dimfuse_k3", "dw_pw_se_k3"),
+                ("dimconv_pw_k3", "separable_k3"),
+                ("dimfuse_dw_dimfuse_k3", "dice_k3"),
+            ),
+        ),
         "mixed_shufflenet": Architecture("shufflenetv2", 0.75, (ops, ops, ops[::-1][:1] + ops)),
         "mixed_mobilenet": Architecture(
             "mobilenetv2",
