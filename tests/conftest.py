@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import io
 import os
 import random
 import shutil
@@ -67,19 +68,37 @@ def missing() -> list[str]:
     return [name for name, (present, _) in NEEDS.items() if not present()]
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     lacking = set(missing())
     kept: list[pytest.Item] = []
     deselected: list[pytest.Item] = []
     for item in items:
+        # `-k reference` is for every test that reads of it, whatever its name.
+        item.extra_keyword_matches.update(NEEDS.keys() & getattr(item, "fixturenames", ()))
         (deselected if lacking.intersection(getattr(item, "fixturenames", ())) else kept).append(item)
     config.hook.pytest_deselected(items=deselected)
     items[:] = kept
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if "paper" in config.getoption("keyword"):
+        print_paper_tables(terminalreporter)
     for name in missing():
         terminalreporter.write_line(f"{NEEDS[name][1]}: the tests that need it were deselected.")
+
+
+def print_paper_tables(terminalreporter: pytest.TerminalReporter) -> None:
+    """Show what `pytest -k paper` is about, the paper's tables with ours beside them."""
+    from dicenas.paper.compare import compare_figure_2, compare_table, compared_tables
+    from dicenas.report import print_table
+
+    terminalreporter.section("the paper's tables")
+    tables = [table for number in compared_tables() for table in compare_table(number)]
+    for table in (*tables, compare_figure_2()[0]):
+        text = io.StringIO()
+        print_table(table.columns, table.rows, align=table.align, title=table.title, file=text)
+        terminalreporter.write_line("\n".join([text.getvalue(), *table.notes, ""]))
 
 
 def pytest_runtest_setup() -> None:
