@@ -13,19 +13,20 @@ from dicenas.nets.backbone import (
     register_backbone,
 )
 from dicenas.nets.fuse import FusedDiCE, fuse_for_inference
-from dicenas.nets.inverted_residual import (
-    InvertedResidualBackbone,
+from dicenas.nets.inverted_residual import InvertedResidual, InvertedResidualBackbone
+from dicenas.nets.mobilenetv1 import MobileNetV1, mobilenetv1_architecture
+from dicenas.nets.mobilenetv2 import MobileNetV2, mobilenetv2_architecture
+from dicenas.nets.resnet import Bottleneck, ResNet, resnet_architecture
+from dicenas.nets.searched import (
     MixNet,
     MnasNet,
     MobileNetV3Large,
     MobileNetV3Small,
+    NamedBlocksBackbone,
     mixnet_architecture,
     mnasnet_architecture,
     mobilenetv3_architecture,
 )
-from dicenas.nets.mobilenetv1 import MobileNetV1, mobilenetv1_architecture
-from dicenas.nets.mobilenetv2 import InvertedResidual, MobileNetV2, mobilenetv2_architecture
-from dicenas.nets.resnet import Bottleneck, ResNet, resnet_architecture
 from dicenas.nets.segmentation import SegmentationNetwork, dicenet_segmentation
 from dicenas.nets.shufflenetv2 import (
     ShuffleNetV2,
@@ -56,6 +57,7 @@ __all__ = [
     "MobileNetV2",
     "MobileNetV3Large",
     "MobileNetV3Small",
+    "NamedBlocksBackbone",
     "Network",
     "ResNet",
     "SegmentationNetwork",

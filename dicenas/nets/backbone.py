@@ -140,11 +140,7 @@ class Backbone(ABC):
         """Return the cost of a block in closed form."""
 
     def candidate(self, name: str) -> str:
-        """Return the candidate op in a block that an architecture calls ``name``.
-
-        Raises:
-            ValueError: The family has no blocks of such names.
-        """
+        """Return the candidate op in a block that an architecture calls ``name``."""
         return name
 
     def block_names(

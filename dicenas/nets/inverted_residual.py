@@ -1,118 +1,58 @@
-"""The mobile networks that were found by search: inverted residuals whose expansion and activation are choices too.
-
-MobileNetV3 (arXiv 1905.02244), MnasNet (arXiv 1807.11626) and MixNet (arXiv 1907.09595) differ in their stages, their
-head and what stands in their blocks: each is a table over one backbone.
-
-A block is called ``<candidate>_e<expansion>``, with ``_<activation>`` behind it where its activation is not that of
-the stage: ``separable_hse_k5_e6``, ``mixed_k7_e3_relu``, ``dice_k3_e2.5``. Each block has one such name.
-"""
+"""The inverted residual (MobileNetV2, arXiv 1801.04381), and what all families of them have in common."""
 
 from __future__ import annotations
 
-import dataclasses
-import itertools
-import re
-from collections.abc import Sequence
+from abc import abstractmethod
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from dicenas.architecture import Architecture
-from dicenas.nets.backbone import Backbone, BlockSpec, Layout, half, register_backbone
-from dicenas.nets.heads import HiddenClassifier, LinearClassifier, hidden_classifier_cost, linear_classifier_cost
-from dicenas.nets.mobilenetv2 import InvertedResidual
-from dicenas.ops import (
-    CandidateArguments,
-    ConvNormAct,
-    Cost,
-    conv_norm_act_cost,
-    list_ops,
-    make_divisible,
-    parse_candidate,
-)
-from dicenas.ops.layers import ACTIVATIONS
-from dicenas.spelling import did_you_mean
+from dicenas.nets.backbone import Backbone, BlockSpec, Layout, half
+from dicenas.nets.heads import LinearClassifier, linear_classifier_cost
+from dicenas.ops import CandidateArguments, ConvNormAct, Cost, conv_norm_act_cost, make_divisible, parse_candidate
 
-__all__ = [
-    "BlockName",
-    "InvertedResidualBackbone",
-    "MixNet",
-    "MnasNet",
-    "MobileNetV3Large",
-    "MobileNetV3Small",
-    "StagePlan",
-    "check_block_name",
-    "mixnet_architecture",
-    "mnasnet_architecture",
-    "mobilenetv3_architecture",
-    "parse_block_name",
-]
-
-_NAME = re.compile(r"(?P<candidate>.+)_e(?P<expansion>\d+(?:\.\d+)?)(?:_(?P<activation>[a-z][a-z0-9_]*))?")
-_LEAST_EXPANSION, _MOST_EXPANSION = 0.1, 32.0
+__all__ = ["InvertedResidual", "InvertedResidualBackbone", "StagePlan"]
 
 
-@dataclass(frozen=True)
-class BlockName:
-    """What the name of a block says.
+class InvertedResidual(nn.Module):
+    """MobileNetV2's block: ``(N, C_in, H, W)`` to ``(N, C_out, H / stride, W / stride)``.
 
-    Attributes:
-        candidate: Candidate op.
-        expansion: Channels that the op works on, as a multiple of the block's input; ``None`` for an identity.
-        activation: Activation, ``None`` for that of the stage.
+    A point-wise convolution expands, the candidate op filters and projects linearly; the input is added where the
+    shape allows.
+
+    Args:
+        in_channels: Channels of the input.
+        hidden_channels: Channels behind the expansion; no expansion where they equal ``in_channels``.
+        out_channels: Channels of the output.
+        stride: Stride of the op.
+        op: Module that maps ``hidden_channels`` to ``out_channels`` with the stride, linear at its end.
+        activation: Name of the activation behind the expansion.
+        entry: Module in place of the expansion's point-wise convolution.
     """
 
-    candidate: str
-    expansion: float | None = None
-    activation: str | None = None
+    def __init__(
+        self,
+        in_channels: int,
+        hidden_channels: int,
+        out_channels: int,
+        stride: int,
+        op: nn.Module,
+        activation: str = "relu6",
+        entry: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.expand: nn.Module = nn.Identity()
+        if hidden_channels != in_channels:
+            self.expand = (
+                ConvNormAct(in_channels, hidden_channels, 1, activation=activation) if entry is None else entry
+            )
+        self.op = op
+        self.residual = stride == 1 and in_channels == out_channels
 
-    def __str__(self) -> str:
-        if self.expansion is None:
-            return self.candidate
-        return f"{self.candidate}_e{self.expansion:g}" + (f"_{self.activation}" if self.activation else "")
-
-
-@lru_cache(maxsize=4096)
-def parse_block_name(name: str) -> BlockName:
-    """Read the name of a block, such as ``"separable_k3_e6"``, ``"dice_k5_e3_relu"`` or ``"skip"``.
-
-    Whether there is such a block is :func:`check_block_name`'s matter: a report shows also ops that are not registered.
-    """
-    match = _NAME.fullmatch(name)
-    return BlockName(match["candidate"], float(match["expansion"]), match["activation"]) if match else BlockName(name)
-
-
-@lru_cache(maxsize=4096)
-def check_block_name(name: str) -> None:
-    """Check the name of a block.
-
-    Raises:
-        ValueError: Its op, expansion or activation does not exist, or it is another spelling of a name.
-    """
-    parsed = parse_block_name(name)
-    if parsed.expansion is None:
-        if name in list_ops() and parse_candidate(name)[0].identity:
-            return
-        raise ValueError(
-            f"block {name!r} has no expansion: blocks are called <candidate>_e<expansion>, such as separable_k3_e6, "
-            "with _<activation> behind it where it is not the stage's"
-        )
-    if parse_candidate(parsed.candidate)[0].identity:
-        raise ValueError(f"block {name!r}: {parsed.candidate} is the identity, whatever its expansion; write its name")
-    if str(parsed) != name:
-        raise ValueError(f"block {name!r} should be written {str(parsed)!r}")
-    _check_expansion(parsed.expansion)
-    if parsed.activation is not None and parsed.activation not in ACTIVATIONS:
-        known = ", ".join(sorted(ACTIVATIONS))
-        hint = did_you_mean(parsed.activation, ACTIVATIONS)
-        raise ValueError(f"block {name!r}: unknown activation {parsed.activation!r}{hint} (known: {known})")
-
-
-def _check_expansion(expansion: float) -> None:
-    if not _LEAST_EXPANSION <= expansion <= _MOST_EXPANSION:
-        raise ValueError(f"expansion {expansion:g} is outside {_LEAST_EXPANSION:g} to {_MOST_EXPANSION:g}")
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.op(self.expand(x))
+        return x + y if self.residual else y
 
 
 @dataclass(frozen=True)
@@ -122,47 +62,42 @@ class StagePlan:
     Attributes:
         channels: Channels of its blocks' outputs at width 1.
         stride: Stride of its first block.
-        activation: Activation in its blocks.
-        published: Names of the blocks of the published network.
+        published: What the published network has in its blocks.
         depths: Depths that a space searches by default.
+        expansion: Expansion of its blocks, where the family has no choice of it.
+        activation: Activation in its blocks, where it is not that of the family.
     """
 
     channels: int
     stride: int
-    activation: str
     published: tuple[str, ...]
     depths: tuple[int, ...]
+    expansion: int = 0
+    activation: str = ""
 
 
 class InvertedResidualBackbone(Backbone):
-    """A family of networks of inverted residuals whose ops, expansions and activations are choices.
+    """A family of networks of inverted residuals, as a table of stages.
 
-    The ``imagenet`` stem is a convolution of stride 2, the ``small`` one of stride 1. ``skip`` leaves a block out.
+    The ``imagenet`` stem is a convolution of stride 2, the ``small`` one of stride 1. ``skip`` leaves a block out. All
+    channels are multiples of 8.
 
     Attributes:
         stem_channels: Channels of the stem at width 1.
         stages: The table of stages.
-        head_channels: Features in front of the classifier.
-        hidden_classifier: Whether they are those of a hidden layer, fewer in narrower networks, behind a convolution
-            with six times the channels of its input; otherwise they are those of the convolution.
+        head_channels: Features in front of the classifier at width 1.
     """
 
     leading_blocks = 0
     skip_removes_block = True
     widths: tuple[float, ...] = (0.5, 0.75, 1.0)
-    ops: tuple[str, ...] = ("separable", "separable_hse", "mixed_k5", "mixed_k7", "dice", "skip")
-    expansions: tuple[float, ...] = (3.0, 4.0, 6.0)
     stem_channels: int
     stages: tuple[StagePlan, ...]
     head_channels: int
-    hidden_classifier: bool = False
 
     def __init_subclass__(cls) -> None:
-        cls.depths = tuple(stage.depths for stage in cls.stages)
-
-    def check_width(self, width: float) -> None:
-        if not 0.05 <= width <= 8:
-            raise ValueError(f"{self.name}: width {width} is outside 0.05 to 8")
+        if "stages" in vars(cls):
+            cls.depths = tuple(stage.depths for stage in cls.stages)
 
     def published(
         self, width: float = 1.0, num_classes: int = 1000, image_size: int | tuple[int, int] = 224
@@ -172,41 +107,21 @@ class InvertedResidualBackbone(Backbone):
         stages = tuple(stage.published for stage in self.stages)
         return Architecture(self.name, width, stages, image_size=size, num_classes=num_classes)
 
-    # Names of blocks
+    def check_width(self, width: float) -> None:
+        if not 0.05 <= width <= 8:
+            raise ValueError(f"{self.name}: width {width} is outside 0.05 to 8")
 
-    def candidate(self, name: str) -> str:
-        return parse_block_name(name).candidate
+    @abstractmethod
+    def _head_features(self, width: float) -> int:
+        """Return the features in front of the classifier."""
 
-    def block_names(
-        self, stage: int, ops: Sequence[str], expansions: Sequence[float], activations: Sequence[str]
-    ) -> tuple[str, ...]:
-        usual = self.stages[stage - 1].activation
-        for expansion in expansions:
-            _check_expansion(expansion)
-        suffixes = [None if activation == usual else activation for activation in activations or (usual,)]
-        names: list[str] = []
-        for op in ops:
-            if parse_candidate(op)[0].identity:
-                names.append(op)
-            else:
-                names += [str(BlockName(op, *choices)) for choices in itertools.product(expansions, suffixes)]
-        return tuple(names)
+    def _hidden_channels(self, plan: StagePlan, in_channels: int, name: str) -> int:
+        """Return the channels on which the op in a block of this name works."""
+        return plan.expansion * in_channels
 
-    def block_with_op(self, block: BlockSpec, name: str) -> BlockSpec:
-        expansion = parse_block_name(name).expansion
-        hidden = 0 if expansion is None else make_divisible(block.in_channels * expansion)
-        return dataclasses.replace(block, op=name, hidden_channels=hidden)
-
-    def _fits(self, block: BlockSpec) -> bool:
-        assert block.op is not None
-        check_block_name(block.op)
-        parsed = parse_block_name(block.op)
-        if parsed.activation == block.activation:
-            short = dataclasses.replace(parsed, activation=None)
-            raise ValueError(f"block {block.op!r}: its stage has {parsed.activation} anyway; write {str(short)!r}")
-        return super()._fits(block)
-
-    # Blocks
+    def _activation(self, block: BlockSpec) -> str:
+        """Return the activation in a block."""
+        return block.activation or self.activation
 
     def layout(self, architecture: Architecture) -> Layout:
         width, image = architecture.width, architecture.image_size
@@ -221,46 +136,52 @@ class InvertedResidualBackbone(Backbone):
             for position, name in enumerate(names):
                 stride = plan.stride if position == 0 else 1
                 in_size, size = size, half(size) if stride == 2 else size
-                block = BlockSpec(
-                    "inverted_residual", channels, out_channels, in_size, size, stride, activation=plan.activation
+                blocks.append(
+                    BlockSpec(
+                        "inverted_residual",
+                        channels,
+                        out_channels,
+                        in_size,
+                        size,
+                        stride,
+                        name,
+                        hidden_channels=self._hidden_channels(plan, channels, name),
+                        activation=plan.activation,
+                    )
                 )
-                blocks.append(self.block_with_op(block, name))
                 channels = out_channels
             stages.append(tuple(blocks))
-        features = make_divisible(self.head_channels * width) if self.hidden_classifier else self.head_channels
+        features = self._head_features(width)
         head = BlockSpec("head", channels, architecture.num_classes, size, size, hidden_channels=features, dropout=0.2)
         return Layout(stem, tuple(stages), head)
 
     def op_arguments(self, block: BlockSpec) -> CandidateArguments:
         assert block.op is not None
-        name = parse_block_name(block.op)
         # An identity stands for the whole block, any other op for what follows the expansion.
         return CandidateArguments(
-            block.in_channels if name.expansion is None else block.hidden_channels,
+            block.in_channels if self.is_left_out(block.op) else block.hidden_channels,
             block.out_channels,
             block.stride,
             block.size,
-            parse_candidate(name.candidate)[1],
-            name.activation or block.activation,
+            parse_candidate(self.candidate(block.op))[1],
+            self._activation(block),
             False,
             block.in_size,
         )
 
     def build_block(self, block: BlockSpec) -> nn.Module:
         module = self._build(block)
-        for child in module.modules():
-            if isinstance(child, nn.BatchNorm2d):
-                child.eps, child.momentum = self.norm_eps, self.norm_momentum
+        if (self.norm_eps, self.norm_momentum) != (Backbone.norm_eps, Backbone.norm_momentum):
+            for child in module.modules():
+                if isinstance(child, nn.BatchNorm2d):
+                    child.eps, child.momentum = self.norm_eps, self.norm_momentum
         return module
 
     def _build(self, block: BlockSpec) -> nn.Module:
         if block.kind == "stem":
             return ConvNormAct(block.in_channels, block.out_channels, 3, block.stride, activation=self.activation)
         if block.kind == "head":
-            channels, features, classes = block.in_channels, block.hidden_channels, block.out_channels
-            if self.hidden_classifier:
-                return HiddenClassifier(channels, 6 * channels, features, classes, block.dropout, self.activation)
-            return LinearClassifier(channels, features, classes, block.dropout, self.activation)
+            return self._build_head(block)
         assert block.op is not None
         op = self._build_op(block, final_activation=False)
         if self.is_left_out(block.op):
@@ -274,141 +195,26 @@ class InvertedResidualBackbone(Backbone):
             block.out_channels,
             block.stride,
             op,
-            self.op_arguments(block).activation,
+            self._activation(block),
             entry,
+        )
+
+    def _build_head(self, block: BlockSpec) -> nn.Module:
+        return LinearClassifier(
+            block.in_channels, block.hidden_channels, block.out_channels, block.dropout, self.activation
         )
 
     def block_cost(self, block: BlockSpec) -> Cost:
         if block.kind == "stem":
             return conv_norm_act_cost(block.in_channels, block.out_channels, 3, block.size, activation=self.activation)
         if block.kind == "head":
-            channels, features, classes = block.in_channels, block.hidden_channels, block.out_channels
-            if self.hidden_classifier:
-                return hidden_classifier_cost(channels, 6 * channels, features, classes, block.size, self.activation)
-            return linear_classifier_cost(channels, features, classes, block.size, self.activation)
-        if block.hidden_channels in (0, block.in_channels):
+            return self._head_cost(block)
+        assert block.op is not None
+        if self.is_left_out(block.op) or block.hidden_channels == block.in_channels:
             return self._op_cost(block)
         return self._entry_cost(block, block.in_channels, block.hidden_channels) + self._op_cost(block)
 
-
-class MobileNetV3Large(InvertedResidualBackbone):
-    """MobileNetV3-Large (arXiv 1905.02244, Table 1)."""
-
-    name = "mobilenetv3_large"
-    summary = "inverted residuals, each with op, expansion and activation; MobileNetV3-Large is a point of it"
-    activation = "hardswish"
-    norm_eps = 1e-3
-    norm_momentum = 0.01
-    stem_channels = 16
-    hidden_classifier = True
-    head_channels = 1280
-    stages = (
-        StagePlan(16, 1, "relu", ("separable_k3_e1",), (1,)),
-        StagePlan(24, 2, "relu", ("separable_k3_e4", "separable_k3_e3"), (1, 2)),
-        StagePlan(40, 2, "relu", ("separable_hse_k5_e3",) * 3, (2, 3)),
-        StagePlan(80, 2, "hardswish", ("separable_k3_e6", "separable_k3_e2.5", *("separable_k3_e2.3",) * 2), (2, 3, 4)),
-        StagePlan(112, 1, "hardswish", ("separable_hse_k3_e6",) * 2, (1, 2)),
-        StagePlan(160, 2, "hardswish", ("separable_hse_k5_e6",) * 3, (2, 3)),
-    )
-
-
-class MobileNetV3Small(InvertedResidualBackbone):
-    """MobileNetV3-Small (arXiv 1905.02244, Table 2)."""
-
-    name = "mobilenetv3_small"
-    summary = "the same blocks in a smaller table; MobileNetV3-Small is a point of it"
-    activation = "hardswish"
-    norm_eps = 1e-3
-    norm_momentum = 0.01
-    stem_channels = 16
-    hidden_classifier = True
-    head_channels = 1024
-    stages = (
-        StagePlan(16, 2, "relu", ("separable_hse_k3_e1",), (1,)),
-        StagePlan(24, 2, "relu", ("separable_k3_e4.5", "separable_k3_e3.67"), (1, 2)),
-        StagePlan(40, 2, "hardswish", ("separable_hse_k5_e4", *("separable_hse_k5_e6",) * 2), (1, 2, 3)),
-        StagePlan(48, 1, "hardswish", ("separable_hse_k5_e3",) * 2, (1, 2)),
-        StagePlan(96, 2, "hardswish", ("separable_hse_k5_e6",) * 3, (2, 3)),
-    )
-
-
-class MnasNet(InvertedResidualBackbone):
-    """MnasNet-B1 (arXiv 1807.11626, Section 5.1; the variant without squeeze-and-excitation)."""
-
-    name = "mnasnet"
-    summary = "the same blocks in MnasNet's table; MnasNet-B1 is a point of it"
-    activation = "relu"
-    # Published for TensorFlow as a decay of 0.9997.
-    norm_momentum = 1 - 0.9997
-    stem_channels = 32
-    head_channels = 1280
-    stages = (
-        StagePlan(16, 1, "relu", ("separable_k3_e1",), (1,)),
-        StagePlan(24, 2, "relu", ("separable_k3_e3",) * 3, (1, 2, 3)),
-        StagePlan(40, 2, "relu", ("separable_k5_e3",) * 3, (1, 2, 3)),
-        StagePlan(80, 2, "relu", ("separable_k5_e6",) * 3, (2, 3)),
-        StagePlan(96, 1, "relu", ("separable_k3_e6",) * 2, (1, 2)),
-        StagePlan(192, 2, "relu", ("separable_k5_e6",) * 4, (2, 3, 4)),
-        StagePlan(320, 1, "relu", ("separable_k3_e6",), (1,)),
-    )
-
-
-class MixNet(InvertedResidualBackbone):
-    """MixNet in the stages of MixNet-S (arXiv 1907.09595, Figure 5).
-
-    Its channels, kernels, expansions and activations are those of MixNet-S. The published network also has two groups
-    in many point-wise convolutions, and gates of plain sigmoids with other bottlenecks: it is not a point.
-    """
-
-    name = "mixnet"
-    summary = "the same blocks in MixNet-S's table, mixed kernels first"
-    activation = "relu"
-    ops = ("separable", "mixed", "mixed_hse", "dice", "skip")
-    stem_channels = 16
-    head_channels = 1536
-    stages = (
-        StagePlan(16, 1, "relu", ("separable_k3_e1",), (1,)),
-        StagePlan(24, 2, "relu", ("separable_k3_e6", "separable_k3_e3"), (1, 2)),
-        StagePlan(40, 2, "silu", ("mixed_hse_k7_e6", *("mixed_hse_k5_e6",) * 3), (2, 3, 4)),
-        StagePlan(80, 2, "silu", ("mixed_hse_k7_e6", *("mixed_hse_k5_e6",) * 2), (2, 3)),
-        StagePlan(120, 1, "silu", ("mixed_hse_k7_e6", *("mixed_hse_k9_e3",) * 2), (2, 3)),
-        StagePlan(200, 2, "silu", ("mixed_hse_k11_e6", *("mixed_hse_k9_e6",) * 2), (2, 3)),
-    )
-
-
-_MOBILENETV3_LARGE, _MOBILENETV3_SMALL = MobileNetV3Large(), MobileNetV3Small()
-_MNASNET, _MIXNET = MnasNet(), MixNet()
-for _backbone in (_MOBILENETV3_LARGE, _MOBILENETV3_SMALL, _MNASNET, _MIXNET):
-    register_backbone(_backbone)
-
-
-def mobilenetv3_architecture(
-    variant: Literal["large", "small"],
-    width: float = 1.0,
-    num_classes: int = 1000,
-    image_size: int | tuple[int, int] = 224,
-) -> Architecture:
-    """Return MobileNetV3-Large or -Small as a point of its family.
-
-    At widths other than 1 the expanded channels are multiples of the narrower input, where torchvision scales and
-    rounds those of width 1: a few of them differ.
-    """
-    family = _MOBILENETV3_LARGE if variant == "large" else _MOBILENETV3_SMALL
-    return family.published(width, num_classes, image_size)
-
-
-def mnasnet_architecture(
-    width: float = 1.0, num_classes: int = 1000, image_size: int | tuple[int, int] = 224
-) -> Architecture:
-    """Return MnasNet-B1 as a point of its family."""
-    return _MNASNET.published(width, num_classes, image_size)
-
-
-def mixnet_architecture(
-    width: float = 1.0, num_classes: int = 1000, image_size: int | tuple[int, int] = 224
-) -> Architecture:
-    """Return the network of the family that has the kernels, expansions and activations of MixNet-S.
-
-    It is not MixNet-S itself; see :class:`MixNet`.
-    """
-    return _MIXNET.published(width, num_classes, image_size)
+    def _head_cost(self, block: BlockSpec) -> Cost:
+        return linear_classifier_cost(
+            block.in_channels, block.hidden_channels, block.out_channels, block.size, self.activation
+        )

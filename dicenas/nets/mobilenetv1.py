@@ -7,8 +7,7 @@ from torch import nn
 from dicenas.architecture import Architecture
 from dicenas.nets.backbone import Backbone, BlockSpec, Layout, half, register_backbone
 from dicenas.nets.heads import PooledClassifier, pooled_classifier_cost
-from dicenas.nets.mobilenetv2 import make_divisible
-from dicenas.ops import CandidateArguments, ConvNormAct, Cost, conv_norm_act_cost, parse_candidate
+from dicenas.ops import CandidateArguments, ConvNormAct, Cost, conv_norm_act_cost, make_divisible, parse_candidate
 
 __all__ = ["MobileNetV1", "mobilenetv1_architecture"]
 

@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from dicenas.architecture import Architecture
 from dicenas.nets.backbone import Backbone, BlockSpec, Layout, half, register_backbone
 from dicenas.nets.heads import PooledClassifier, pooled_classifier_cost
-from dicenas.nets.mobilenetv2 import make_divisible
 from dicenas.ops import (
     CandidateArguments,
     ConvNormAct,
     Cost,
     conv_norm_act_cost,
+    make_divisible,
     parse_candidate,
 )
 

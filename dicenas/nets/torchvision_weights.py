@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from dicenas.nets.backbone import Network, get_backbone
 from dicenas.nets.heads import HiddenClassifier, LinearClassifier
-from dicenas.nets.inverted_residual import InvertedResidualBackbone, MnasNet, MobileNetV3Large, MobileNetV3Small
-from dicenas.nets.mobilenetv2 import InvertedResidual, MobileNetV2
+from dicenas.nets.inverted_residual import InvertedResidual, InvertedResidualBackbone
+from dicenas.nets.mobilenetv2 import MobileNetV2
+from dicenas.nets.searched import MnasNet, MobileNetV3Large, MobileNetV3Small
 from dicenas.nets.shufflenetv2 import ShuffleUnit, StridedShuffleUnit
 from dicenas.nets.shufflenetv2_layouts import ShuffleNetV2Torchvision
 from dicenas.nets.state_dicts import fill

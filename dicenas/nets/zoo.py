@@ -6,10 +6,10 @@ from collections.abc import Callable
 from functools import partial
 
 from dicenas.architecture import Architecture
-from dicenas.nets.inverted_residual import mnasnet_architecture, mobilenetv3_architecture
 from dicenas.nets.mobilenetv1 import mobilenetv1_architecture
 from dicenas.nets.mobilenetv2 import mobilenetv2_architecture
 from dicenas.nets.resnet import resnet_architecture
+from dicenas.nets.searched import mnasnet_architecture, mobilenetv3_architecture
 from dicenas.nets.shufflenetv2 import CHANNELS, dicenet_architecture
 from dicenas.nets.shufflenetv2_layouts import EDGENETS_CHANNELS, TORCHVISION_CHANNELS, shufflenetv2_architecture
 from dicenas.spelling import did_you_mean

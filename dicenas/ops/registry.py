@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, wraps
+from functools import cached_property, lru_cache, wraps
 from typing import Any, Protocol, TypeVar
 
 from torch import nn
@@ -132,7 +132,7 @@ class OpInfo:
     group: str
     summary: str
 
-    @property
+    @cached_property
     def candidates(self) -> tuple[str, ...]:
         """Names of the op's candidates, one a kernel size."""
         return tuple(f"{self.name}_k{k}" for k in self.kernel_sizes) or (self.name,)

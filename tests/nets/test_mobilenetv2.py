@@ -9,8 +9,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from dicenas.nets import InvertedResidual, architecture_cost, build, get_backbone, mobilenetv2_architecture
-from dicenas.nets.mobilenetv2 import make_divisible
-from dicenas.ops import Cost, build_op
+from dicenas.ops import Cost, build_op, make_divisible
 
 
 @pytest.mark.parametrize("width", [0.35, 1.0, 1.4])

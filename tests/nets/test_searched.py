@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from dicenas.architecture import Architecture
 from dicenas.nets import (
     InvertedResidual,
-    InvertedResidualBackbone,
+    NamedBlocksBackbone,
     architecture_cost,
     build,
     get_backbone,
@@ -24,18 +24,18 @@ from dicenas.nets import (
     mnasnet_architecture,
     mobilenetv3_architecture,
 )
-from dicenas.nets.inverted_residual import BlockName, parse_block_name
+from dicenas.nets.searched import BlockName, parse_block_name
 from dicenas.ops import Cost, SeparableConv, SqueezeExcitation
 from dicenas.ops.mixed import MixedSeparableConv
 from dicenas.space import SpaceSpec
 
-FAMILIES = [name for name in list_backbones() if isinstance(get_backbone(name), InvertedResidualBackbone)]
+FAMILIES = [name for name in list_backbones() if isinstance(get_backbone(name), NamedBlocksBackbone)]
 families = pytest.mark.parametrize("backbone", FAMILIES)
 
 
-def family(name: str) -> InvertedResidualBackbone:
+def family(name: str) -> NamedBlocksBackbone:
     found = get_backbone(name)
-    assert isinstance(found, InvertedResidualBackbone)
+    assert isinstance(found, NamedBlocksBackbone)
     return found
 
 
