@@ -11,17 +11,18 @@ import sys
 from collections.abc import Sequence
 
 from dicenas import __version__
-from dicenas.cli import export, kernels, ops, paper, profile, report, search, segment, spaces
+from dicenas.cli import export, kernels, latency, ops, paper, profile, report, search, segment, spaces
 
 __all__ = ["main"]
 
-_COMMANDS = (search, report, export, profile, ops, spaces, segment, paper, kernels)
+_COMMANDS = (search, report, export, profile, latency, ops, spaces, segment, paper, kernels)
 
 _EXAMPLES = """\
 examples:
   dicenas search configs/quickstart.yaml        search, report, and export of the best network
   dicenas export runs/quickstart --out mynet    take a network away as plain PyTorch
   dicenas profile dicenet_100                   what each block of a network costs
+  dicenas latency build configs/quickstart.yaml --out laptop.json    a latency table of this machine
   dicenas ops                                   what blocks can be made of
   dicenas segment WEIGHTS cats.jpg --out s.png  what a published network sees in a photo
   dicenas COMMAND --help                        all that a command can do, with examples

@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("--plot draws a figure: give --figure 2 with it")
     if args.figure is not None:
         if args.plot is not None:
-            from dicenas.report.plots import check_plot_path
+            from dicenas.report.figures import check_plot_path
 
             check_plot_path(args.plot)
         table, pies = compare_figure_2()

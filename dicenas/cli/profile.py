@@ -11,7 +11,7 @@ from dicenas.cli.arguments import Subparsers, positive_int, trial
 
 if TYPE_CHECKING:
     from dicenas.architecture import Architecture
-    from dicenas.cost import BlockProfile
+    from dicenas.cost import BlockProfile, LayerKind
     from dicenas.ops import Cost
 
 __all__ = ["add_parser", "run"]
@@ -67,8 +67,9 @@ def run(args: argparse.Namespace) -> int:
     )
     from dicenas.nets import build
     from dicenas.ops import Cost
+    from dicenas.report.figures import check_plot_path
     from dicenas.report.metrics import get_metric
-    from dicenas.report.plots import check_plot_path, plot_profile
+    from dicenas.report.plots import plot_profile
 
     if args.plot is not None:
         check_plot_path(args.plot)
@@ -130,7 +131,7 @@ def _print_blocks(
     layout = family.layout(architecture)
     costs = [family.block_cost(block) for block in layout.blocks]
     total = sum(costs, Cost())
-    total_ms = sum(profile.total_ms for profile in profiles)
+    total_ms = sum(profile.time_ms or 0.0 for profile in profiles)
     rows = [
         [
             place,
@@ -142,8 +143,8 @@ def _print_blocks(
             _percent(cost.macs, total.macs),
             f"{cost.params:,}",
             _percent(cost.params, total.params),
-            _time(profile.total_ms),
-            _percent(profile.total_ms, total_ms),
+            _time(profile.time_ms),
+            _percent(profile.time_ms or 0.0, total_ms),
         ]
         for place, block, cost, profile in zip(places, layout.blocks, costs, profiles, strict=True)
     ]
@@ -156,16 +157,15 @@ def _print_blocks(
 
 
 def _print_kinds(profiles: Sequence[BlockProfile]) -> None:
-    """Print the table of the kinds of layers; in the fused runtime their times are not told apart."""
+    """Print the table of the kinds of layers."""
     from dicenas.cost import LAYER_KINDS
     from dicenas.ops import Cost
     from dicenas.report import print_table
     from dicenas.report.plots import KIND_LABELS
 
     total = sum((profile.cost for profile in profiles), Cost())
-    times = {kind: sum((profile.time_ms or {}).get(kind, 0.0) for profile in profiles) for kind in LAYER_KINDS}
+    times = _times_by_kind(profiles)
     total_ms = sum(times.values())
-    are_apart = sum(spent > 0 for spent in times.values()) > 1
     rows = []
     for kind in LAYER_KINDS:
         cost = sum((profile.costs[kind] for profile in profiles), Cost())
@@ -176,8 +176,8 @@ def _print_kinds(profiles: Sequence[BlockProfile]) -> None:
                 _percent(cost.macs, total.macs),
                 f"{cost.params:,}",
                 _percent(cost.params, total.params),
-                _time(times[kind]) if are_apart else "–",
-                _percent(times[kind], total_ms) if are_apart else "–",
+                _time(times.get(kind)),
+                _percent(times.get(kind, 0.0), total_ms),
             ]
         )
     print_table(["kind of layer", "MACs", "share", "params", "share", "ms", "share"], rows, align="lrrrrrr")
@@ -185,7 +185,6 @@ def _print_kinds(profiles: Sequence[BlockProfile]) -> None:
 
 def _print_bottleneck(places: Sequence[str], profiles: Sequence[BlockProfile]) -> None:
     """Name what takes the most time, or, where blocks were not timed, the most multiply-adds."""
-    from dicenas.cost import LAYER_KINDS
     from dicenas.report.plots import KIND_LABELS
 
     def largest(names: Sequence[str], values: Sequence[float]) -> tuple[str, str]:
@@ -194,21 +193,29 @@ def _print_bottleneck(places: Sequence[str], profiles: Sequence[BlockProfile]) -
 
     block, share = largest(places, [profile.cost.macs for profile in profiles])
     text = f"Most multiply-adds: block {block} ({share})"
-    if all(profile.time_ms is not None for profile in profiles):
-        block, share = largest(places, [profile.total_ms for profile in profiles])
+    if profiles[0].time_ms is not None:
+        block, share = largest(places, [profile.time_ms or 0.0 for profile in profiles])
         text = f"Bottleneck: block {block} takes {share} of the time. {text}"
-        times = {kind: sum((profile.time_ms or {})[kind] for profile in profiles) for kind in LAYER_KINDS}
-        if any(spent > 0 for kind, spent in times.items() if kind != "other"):
-            kind, share = largest([KIND_LABELS[kind] for kind in LAYER_KINDS], list(times.values()))
-            text += f". Of the kinds of layers, most time: {kind} ({share})"
+    if times := _times_by_kind(profiles):
+        kind, share = largest([KIND_LABELS[kind] for kind in times], list(times.values()))
+        text += f". Of the kinds of layers, most time: {kind} ({share})"
     print(f"\n{text}.")
+
+
+def _times_by_kind(profiles: Sequence[BlockProfile]) -> dict[LayerKind, float]:
+    """Add up the times of the kinds of layers; empty where they were not taken."""
+    from dicenas.cost import LAYER_KINDS
+
+    if any(profile.times_ms is None for profile in profiles):
+        return {}
+    return {kind: sum((profile.times_ms or {})[kind] for profile in profiles) for kind in LAYER_KINDS}
 
 
 def _percent(part: float, whole: float) -> str:
     return f"{part / whole:.1%}" if whole else "–"
 
 
-def _time(milliseconds: float) -> str:
+def _time(milliseconds: float | None) -> str:
     return f"{milliseconds:.3f}" if milliseconds else "–"
 
 
