@@ -24,24 +24,21 @@ class BlockProfile:
     Attributes:
         name: Name of the module.
         costs: Multiply-adds of one image and parameters.
-        time_ms: Milliseconds of a forward pass of the batch, ``other`` being what the layers of the other kinds
-            leave. All of it is ``other`` in the fused runtime, where layers of several kinds are one. None in the
-            compiled runtime and in onnxruntime.
+        time_ms: Milliseconds of a forward pass of the batch; None in the runtimes that do not run block by block,
+            ``compiled`` and ``onnxruntime``.
+        times_ms: The same by kind, ``other`` being what the layers of the other kinds leave; None in the fused
+            runtime too, where layers of several kinds are one.
     """
 
     name: str
     costs: Mapping[LayerKind, Cost]
-    time_ms: Mapping[LayerKind, float] | None
+    time_ms: float | None = None
+    times_ms: Mapping[LayerKind, float] | None = None
 
     @property
     def cost(self) -> Cost:
         """All kinds together."""
         return sum(self.costs.values(), Cost())
-
-    @property
-    def total_ms(self) -> float:
-        """All kinds together; 0 where there are no times."""
-        return sum((self.time_ms or {}).values())
 
 
 def profile_blocks(
@@ -61,33 +58,24 @@ def profile_blocks(
     """
     layers = layer_costs(network, input_size)
     inside = {block: [layer for layer in layers if f"{layer.name}.".startswith(f"{block}.")] for block in blocks}
-    times: Mapping[str, Mapping[LayerKind, float] | None] = dict.fromkeys(blocks)
-    if settings.runtime in _TIMED_INSIDE:
-        times = _times(network, inside, input_size, settings)
-    return [BlockProfile(block, cost_by_kind(inside[block]), times[block]) for block in blocks]
-
-
-def _times(
-    network: nn.Module,
-    inside: Mapping[str, Sequence[LayerCost]],
-    input_size: tuple[int, ...],
-    settings: LatencySettings,
-) -> dict[str, dict[LayerKind, float]]:
-    """Time the blocks, and in a pass of its own, which runs slower, their layers."""
+    if settings.runtime not in _TIMED_INSIDE:
+        return [BlockProfile(block, cost_by_kind(inside[block])) for block in blocks]
     twin, x = prepare(network, input_size, settings)
-    timed = {
-        block: [layer for layer in layers if layer.kind != "other" and settings.runtime != "fused"]
-        for block, layers in inside.items()
-    }
     with using_threads(settings.threads), as_runtime(twin, settings.runtime, x) as run:
         assert isinstance(run, nn.Module)
-        block_ms = module_times_ms(run, list(inside), x)
-        layer_ms = module_times_ms(run, [layer.name for layers in timed.values() for layer in layers], x)
-    times = {}
-    for block, layers in timed.items():
-        spent: dict[LayerKind, float] = dict.fromkeys(LAYER_KINDS, 0.0)
-        for layer in layers:
-            spent[layer.kind] += layer_ms[layer.name]
-        spent["other"] = max(0.0, block_ms[block] - sum(spent.values()))
-        times[block] = spent
-    return times
+        block_ms = module_times_ms(run, blocks, x)
+        if settings.runtime == "fused":
+            return [BlockProfile(block, cost_by_kind(inside[block]), block_ms[block]) for block in blocks]
+        # In a pass of its own, which runs slower.
+        convolving = [layer for block in blocks for layer in inside[block] if layer.kind != "other"]
+        layer_ms = module_times_ms(run, [layer.name for layer in convolving], x)
+    return [_profile(block, inside[block], block_ms[block], layer_ms) for block in blocks]
+
+
+def _profile(block: str, layers: Sequence[LayerCost], time_ms: float, layer_ms: Mapping[str, float]) -> BlockProfile:
+    """Split the time of a block by kind of layer."""
+    times_ms: dict[LayerKind, float] = dict.fromkeys(LAYER_KINDS, 0.0)
+    for layer in layers:
+        times_ms[layer.kind] += layer_ms.get(layer.name, 0.0)
+    times_ms["other"] = max(0.0, time_ms - sum(times_ms.values()))
+    return BlockProfile(block, cost_by_kind(layers), time_ms, times_ms)
