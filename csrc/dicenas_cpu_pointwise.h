@@ -27,31 +27,53 @@ static void pointwise_tile(const Pointwise& a, const float* panel, int64_t row, 
     }
 }
 
-template <class T, int WIDTH>
-static void pointwise_block(const Pointwise& a, const T* in, T* out, int64_t pixels, int64_t first, int64_t last) {
-  float* panel = scratch(a.c * WIDTH * LANES);
+// Copies `width` vectors of pixels of every input channel, with zeros behind the last pixel.
+template <class T>
+static void pointwise_panel(const Pointwise& a, const T* in, int64_t width, int64_t pixels, float* panel) {
   for (int64_t c = 0; c < a.c; ++c, in += a.stride_c)
-    for (int i = 0; i < WIDTH; ++i) {
-      float* to = panel + (c * WIDTH + i) * LANES;
-      if ((i + 1) * LANES <= pixels) store(to, load(in + i * LANES));
-      else for (int64_t k = 0; k < LANES; ++k) to[k] = i * LANES + k < pixels ? to_float(in[i * LANES + k]) : 0;
+    for (int64_t i = 0; i < width; ++i, panel += LANES) {
+      if ((i + 1) * LANES <= pixels) store(panel, load(in + i * LANES));
+      else for (int64_t k = 0; k < LANES; ++k) panel[k] = i * LANES + k < pixels ? to_float(in[i * LANES + k]) : 0;
     }
-  for (; first + 4 <= last; first += 4) pointwise_tile<T, 4, WIDTH>(a, panel, first, out, pixels);
-  for (; first < last; ++first) pointwise_tile<T, 1, WIDTH>(a, panel, first, out, pixels);
 }
 
-// Items are blocks of three vectors of pixels, for each part of the output channels.
+// Vectors of the next tile: three, or two and two in place of three and one, whose sums would be too few at a time.
+static inline int64_t pointwise_width(int64_t vectors) { return vectors == 4 || vectors == 2 ? 2 : min_of(vectors, 3); }
+
+template <class T, int ROWS>
+static void pointwise_rows(const Pointwise& a, const float* panels, int64_t row, T* out, int64_t pixels) {
+  for (int64_t vectors = divide_up(pixels, LANES); vectors > 0;) {
+    const int64_t width = pointwise_width(vectors);
+    if (width == 3) pointwise_tile<T, ROWS, 3>(a, panels, row, out, pixels);
+    else if (width == 2) pointwise_tile<T, ROWS, 2>(a, panels, row, out, pixels);
+    else pointwise_tile<T, ROWS, 1>(a, panels, row, out, pixels);
+    panels += a.c * width * LANES;
+    out += width * LANES;
+    pixels -= width * LANES;
+    vectors -= width;
+  }
+}
+
+// Items are groups of pixels, for each part of the output channels. The pixels of a group stay in the second-level
+// cache while the weights pass once.
 template <class T>
 static void pointwise_items(const Pointwise& a, int64_t begin, int64_t end) {
-  const int64_t blocks = divide_up(a.size, 3 * LANES);
+  const int64_t groups = divide_up(a.size, a.group);
+  float* panels = scratch(a.c * round_up(a.group, LANES));
   for (int64_t item = begin; item < end; ++item) {
-    const int64_t part = item % a.parts, block = item / a.parts % blocks, n = item / a.parts / blocks;
-    const int64_t first = part * a.part, last = min_of(a.out_channels, first + a.part), start = block * 3 * LANES;
-    const int64_t pixels = min_of(3 * LANES, a.size - start);
-    const T* in = (const T*)a.x + n * a.stride_n + start;
+    const int64_t part = item % a.parts, group = item / a.parts % groups, n = item / a.parts / groups;
+    const int64_t last = min_of(a.out_channels, (part + 1) * a.part), start = group * a.group;
+    const int64_t pixels = min_of(a.group, a.size - start);
+    float* panel = panels;
+    for (int64_t at = 0; at < pixels;) {
+      const int64_t width = pointwise_width(divide_up(pixels - at, LANES));
+      pointwise_panel(a, (const T*)a.x + n * a.stride_n + start + at, width, pixels - at, panel);
+      panel += a.c * width * LANES;
+      at += width * LANES;
+    }
     T* out = (T*)a.y + n * a.out_channels * a.size + start;
-    if (pixels > 2 * LANES) pointwise_block<T, 3>(a, in, out, pixels, first, last);
-    else if (pixels > LANES) pointwise_block<T, 2>(a, in, out, pixels, first, last);
-    else pointwise_block<T, 1>(a, in, out, pixels, first, last);
+    int64_t row = part * a.part;
+    for (; row + 4 <= last; row += 4) pointwise_rows<T, 4>(a, panels, row, out, pixels);
+    for (; row < last; ++row) pointwise_rows<T, 1>(a, panels, row, out, pixels);
   }
 }

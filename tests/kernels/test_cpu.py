@@ -110,7 +110,7 @@ def test_any_shape_and_strides(
         assert_close(one, wanted, TOLERANCE[dtype])
 
 
-@pytest.mark.parametrize("isa", ["baseline", "avx2"])
+@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
 def test_other_instruction_sets(isa: str) -> None:
     program = (
         "import torch; from dicenas.ops import dim_conv, dim_conv_reference\n"
@@ -122,6 +122,15 @@ def test_other_instruction_sets(isa: str) -> None:
         "        got = torch.ops.dicenas.dim_conv(*t).float()\n"
         "        error = (got - dim_conv_reference(*(v.float() for v in t))).abs().max()\n"
         "        assert error < limit, (dtype, float(error))\n"
+        "from dicenas.ops import DiCE, kernels\n"
+        "x = torch.randn(2, 10, 9, 17)\n"
+        "unit = DiCE(10, 10, (9, 17))\n"
+        "y = unit(x)\n"
+        "with kernels.disabled():\n"
+        "    assert (unit(x) - y).abs().max() < 1e-4\n"
+        "weight, bias, slope = torch.randn(23, 10), torch.randn(23), torch.rand(23)\n"
+        "y = torch.nn.functional.prelu(torch.nn.functional.conv2d(x, weight[:, :, None, None], bias), slope)\n"
+        "assert (kernels.pointwise(x, weight, bias, slope) - y).abs().max() < 1e-4\n"
     )
     subprocess.run([sys.executable, "-c", program], env={**os.environ, "DICENAS_CPU_ISA": isa}, check=True)
 

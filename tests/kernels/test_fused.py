@@ -66,6 +66,18 @@ def test_pointwise(
     assert_close(y, expected, TOLERANCE[dtype])
 
 
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_pointwise_of_many_channels(threads: int) -> None:
+    # An image is several groups of pixels; three threads share the output channels of two images.
+    x, weight = torch.randn(2, 1500, 13, 11), torch.randn(23, 1500)
+    bias, slope = torch.randn(23), torch.randn(23)
+    torch.set_num_threads(threads)
+    y = kernels.pointwise(x, weight, bias, slope)
+    torch.set_num_threads(1)
+    expected = F.conv2d(x.double(), weight.double()[..., None, None], bias.double())
+    assert_close(y, F.prelu(expected, slope.double()), 1e-5)
+
+
 def test_operators_are_well_defined() -> None:
     tensors = arguments((2, 4, 5, 6))
     local, spatial = torch.randn(4, 14), torch.randn(4, 11)
