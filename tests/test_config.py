@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from dicenas.config import SAMPLERS, ConfigError, LatencyConfig, load_config, parse_config
+from dicenas.space import SpaceSpec
 
 QUICKSTART = Path(__file__).parent.parent / "configs" / "quickstart.yaml"
 
@@ -60,6 +61,19 @@ def test_objectives_as_a_list_have_their_usual_directions() -> None:
     assert config.objectives == {"accuracy": "maximize", "macs": "minimize"}
 
 
+def test_blocks_of_inverted_residuals() -> None:
+    space = {"backbone": "mobilenetv3_small", "expansions": [2.5, 6], "activations": ["relu"]}
+    spec = parse_config({"name": "short", "space": space}).space_spec(10)
+    assert spec == SpaceSpec(
+        "mobilenetv3_small",
+        num_classes=10,
+        expansions=(2.5, 6.0),
+        activations=("relu",),
+        stems=spec.stems,
+        resolutions=spec.resolutions,
+    )
+
+
 def test_all_mistakes_at_once() -> None:
     config = given(
         space={"backbone": "shufflenetv2", "ops": ["separable", "dise"], "widths": [0.5, 0.6]},
@@ -98,6 +112,10 @@ def test_all_mistakes_at_once() -> None:
         ({"space": {"backbone": "shufflenetv2", "ops": ["skip"]}}, "none of the ops"),
         ({"space": {"backbone": "shufflenetv2", "ops": []}}, "ops: no value given"),
         ({"space": {"backbone": "shufflenetv2", "stem": "tiny"}}, "unknown stem 'tiny'"),
+        ({"space": {"backbone": "shufflenetv2", "expansions": [6]}}, "shufflenetv2 has no choice of expansions"),
+        ({"space": {"backbone": "mnasnet", "expansions": [3, 99]}}, "space.expansions: expansion 99 is outside"),
+        ({"space": {"backbone": "mnasnet", "activations": ["relu", "rely"]}}, "did you mean 'relu'"),
+        ({"space": {"backbone": "mnasnet", "expansions": []}}, "expansions: no value given"),
         ({"space": {"backbone": "shufflenetv2", "resolutions": [32, 48]}}, "input_size must be null"),
         ({"data": {"dataset": "digit"}}, "did you mean 'digits'"),
         ({"data": {"dataset": "imagefolder"}}, "root"),

@@ -207,6 +207,10 @@ def _space(given: Any, image_size: int, problems: list[str]) -> Mapping[str, Any
     return {} if mistakes else given
 
 
+#: Keys of a ``space:`` section whose values can be checked one by one.
+_LISTS = ("ops", "widths", "stem", "resolutions", "expansions", "activations")
+
+
 def _space_mistakes(given: Mapping[str, Any], image_size: int) -> Iterator[str]:
     """Yield what is wrong in a ``space:`` section, value by value, so that one mistake does not hide another."""
 
@@ -232,7 +236,7 @@ def _space_mistakes(given: Mapping[str, Any], image_size: int) -> Iterator[str]:
         given = {key: value for key, value in given.items() if key not in ("backbone", "depths")}
     found = False
     for key, value in given.items():
-        several = isinstance(value, list) and value and key in ("ops", "widths", "stem", "resolutions")
+        several = isinstance(value, list) and value and key in _LISTS
         for part in [[item] for item in value] if several else [value]:
             # One op need not fit everywhere by itself: of each it is only asked whether it exists.
             problem = unknown_op(part) if several and key == "ops" else mistake({**base, key: part})

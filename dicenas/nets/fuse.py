@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from dicenas.ops import ChannelShuffle, ConvNormAct, DiCE, ShapedConvNormAct, dim_conv, kernels
+from dicenas.ops.mixed import MixedSeparableConv
 
 __all__ = ["FusedDiCE", "fuse_for_inference"]
 
@@ -157,10 +158,22 @@ def _replacement(module: nn.Module) -> nn.Module | None:
     return None
 
 
+def _fold_mixed(unit: MixedSeparableConv, norm: nn.BatchNorm2d) -> None:
+    """Fold the normalisation behind mixed kernels, each convolution its channels."""
+    scales, shifts = (values.split(unit.depthwise.split) for values in _affine(norm))
+    for conv, scale, shift in zip(unit.depthwise.convs, scales, shifts, strict=True):
+        assert isinstance(conv, nn.Conv2d)
+        conv.weight.data = (conv.weight.detach().double() * scale[:, None, None, None]).to(conv.weight.dtype)
+        conv.bias = nn.Parameter(shift.to(conv.weight.dtype))
+    unit.norm = nn.Identity()
+
+
 def _fuse(module: nn.Module) -> nn.Module:
     replacement = _replacement(module)
     if replacement is not None:
         return replacement
+    if isinstance(module, MixedSeparableConv) and isinstance(module.norm, nn.BatchNorm2d):
+        _fold_mixed(module, module.norm)
     for name, child in module.named_children():
         setattr(module, name, _fuse(child))
     return module

@@ -95,7 +95,7 @@ class MixedSeparableConv(nn.Module):
     ) -> None:
         super().__init__()
         self.depthwise = MixedConv(in_channels, kernel_size, stride)
-        self.norm = nn.BatchNorm2d(in_channels)
+        self.norm: nn.Module = nn.BatchNorm2d(in_channels)
         self.act = make_activation(None if final_activation else activation, in_channels)
         self.se = se if se is not None else nn.Identity()
         self.pointwise = ConvNormAct(in_channels, out_channels, 1, activation=activation if final_activation else None)

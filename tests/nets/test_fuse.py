@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from dicenas import fuse_for_inference
 from dicenas.nets import FusedDiCE, ShuffleNetV2, build, dicenet, get_backbone, list_backbones
 from dicenas.ops import DiCE, SqueezeExcitation, StridedDiCE, kernels
+from dicenas.ops.mixed import MixedSeparableConv
 from dicenas.space import SpaceSpec
 
 
@@ -100,6 +101,16 @@ def test_every_backbone(backbone: str) -> None:
         x = torch.randn(2, 3, size, size)
         with torch.no_grad():
             assert difference(fused(x), net(x)) < 1e-5
+
+
+@pytest.mark.parametrize(("in_channels", "out_channels", "stride"), [(17, 8, 1), (24, 24, 2)])
+def test_mixed_kernels_take_their_normalisation(in_channels: int, out_channels: int, stride: int) -> None:
+    net = randomise(MixedSeparableConv(in_channels, out_channels, 7, stride, final_activation=False)).eval()
+    fused = fuse_for_inference(net)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in fused.modules())
+    x = torch.randn(2, in_channels, 9, 12)
+    assert difference(fused(x), net(x)) < 1e-5
+    assert torch.equal(fuse_for_inference(fused)(x), fused(x))
 
 
 def test_networks_of_others() -> None:
