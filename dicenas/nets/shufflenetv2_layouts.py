@@ -123,7 +123,7 @@ def shufflenetv2(
 ) -> Network:
     """Build a published ShuffleNetV2 with fresh weights.
 
-    The two layouts are different networks: 2.28 and 2.28 million parameters at width 1, but other units, activations
+    The two layouts are different networks: 2.284 and 2.279 million parameters at width 1, other units, activations
     and weights (:class:`ShuffleNetV2EdgeNets`, :class:`ShuffleNetV2Torchvision`).
 
     Args:
