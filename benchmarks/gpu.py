@@ -149,6 +149,8 @@ def main(arguments: Sequence[str] | None = None, describe: Callable[[], dict[str
         about = describe()
     except RuntimeError as error:
         parser.error(str(error))
+    # The tests have a home of their own, but are to find what the first step builds.
+    os.environ.setdefault("XDG_CACHE_HOME", str(Path.home() / ".cache"))
     # Machine code for this GPU alone is compiled in seconds.
     os.environ.setdefault("DICENAS_CUDA_ARCHS", str(about["compute_capability"]).replace(".", ""))
     out.mkdir(parents=True, exist_ok=True)

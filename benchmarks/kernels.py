@@ -115,8 +115,8 @@ class Case:
         bytes_each = self.grad.numel() * self.grad.element_size()
         turns = max(1, min(64, memory // bytes_each))
         self.inputs = itertools.cycle([torch.randn(shape, **options).requires_grad_() for _ in range(turns)])
-        self.copied = itertools.cycle([torch.randn(2 * self.grad.numel(), **options) for _ in range(turns)])
-        self.target = torch.empty(2 * self.grad.numel(), **options)
+        moved = [[torch.randn(2 * self.grad.numel(), **options) for _ in range(turns)] for _ in range(2)]
+        self.copied, self.targets = itertools.cycle(moved[0]), itertools.cycle(moved[1])
 
     @property
     def has_kernels(self) -> bool:
@@ -169,7 +169,7 @@ def inference_candidates(case: Case, groups: list[str], compiles: bool) -> Itera
     from dicenas.ops import dim_conv, dim_conv_reference, kernels
 
     inputs, filters = case.inputs, case.filters
-    yield "copy", lambda: case.target.copy_(next(case.copied))
+    yield "copy", lambda: next(case.targets).copy_(next(case.copied))
     if "branch" in groups:
         yield "eager", lambda: published(next(inputs), *filters)
         yield "views", lambda: dim_conv_reference(next(inputs), *filters)

@@ -62,10 +62,11 @@ def test_what_the_minutes_do_not_hold_is_left_out(tmp_path: Path) -> None:
     assert len(json.loads((tmp_path / "summary.json").read_text())["steps"]) == 2
 
 
-def test_exit_code_and_architecture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DICENAS_CUDA_ARCHS", "")
-    monkeypatch.delenv("DICENAS_CUDA_ARCHS")
-    check = "import os; raise SystemExit(os.environ['DICENAS_CUDA_ARCHS'] != '90')"
+def test_exit_code_and_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("DICENAS_CUDA_ARCHS", "XDG_CACHE_HOME"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    check = "import os; raise SystemExit(os.environ['DICENAS_CUDA_ARCHS'] != '90' or not os.environ['XDG_CACHE_HOME'])"
     monkeypatch.setattr(gpu, "plan", lambda out: [Step("check", python(check), 1)])
     assert gpu.main(["--out", str(tmp_path / "a")], lambda: ABOUT) == 0
     monkeypatch.setattr(gpu, "plan", lambda out: [Step("fails", python("raise SystemExit(3)"), 1)])
