@@ -160,7 +160,7 @@ def test_closed_form_costs_at_odd_sizes(
     assert architecture_cost(architecture) == counted(architecture)
 
 
-def test_published_costs() -> None:
+def test_reference_costs_as_published() -> None:
     """Parameters and MACs as torchvision's documentation has them, in millions."""
     for architecture, params, macs in (
         (mobilenetv3_architecture("large"), 5.483032, 217),
