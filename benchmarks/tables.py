@@ -1,4 +1,4 @@
-"""Print the tables of docs/performance.md from the files in benchmarks/results, or write them there.
+"""Print the tables of docs/performance.md and docs/choosing.md from benchmarks/results, or write them there.
 
 python benchmarks/tables.py
 python benchmarks/tables.py --write
@@ -17,7 +17,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 DOCUMENT = ROOT / "docs" / "performance.md"
-#: The tables stand between these lines of the document.
+CHOOSING = ROOT / "docs" / "choosing.md"
+#: The tables stand between these lines of a document.
 MARKS = ("<!-- Printed by benchmarks/tables.py -->", "<!-- End of what benchmarks/tables.py prints -->")
 
 #: Ratios of the kernels and their columns; those that no row of a file has are left out.
@@ -46,19 +47,34 @@ NETWORK_GOALS = (
     ("dicenet_2.4", "shufflenet_v2_x1_5", 1.2),
 )
 
+#: Files of benchmarks/ops.py, whose tables are those of docs/choosing.md.
+OPS_FILES = "ops-*.json"
+#: Candidates that these tables show, of those that fit.
+SHOWN = (
+    "se", "pointwise", "depthwise_k3", "grouped_k3", "conv_k3", "conv_k5", "stacked_k5", "dilated_k3", "factorized_k3",
+    "separable_k3", "separable_k5", "separable_k7", "separable_se_k3", "separable_hse_k3", "mixed_k5", "mixed_k7",
+    "dice_k3", "dice_k5", "bottleneck_k3", "shuffle_bottleneck_k3", "inverted_residual_k3",
+)  # fmt: skip
+#: Candidates that are compared with a separable convolution, at every shape.
+COMPARED = (
+    "depthwise_k3", "pointwise", "conv_k3", "separable_k7", "separable_se_k3", "mixed_k7", "dice_k3", "bottleneck_k3",
+    "shuffle_bottleneck_k3", "inverted_residual_k3", "dw_dimfuse_k3",
+)  # fmt: skip
+BASELINE = "separable_k3"
+
 Result = tuple[dict[str, Any], list[dict[str, Any]]]
 
 
 def main() -> None:
     """Print the tables, or write them into the document."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="put the tables into docs/performance.md")
+    parser.add_argument("--write", action="store_true", help="put the tables into the documents")
     args = parser.parse_args()
-    text = tables(RESULTS)
-    if args.write:
-        DOCUMENT.write_text(replaced(DOCUMENT.read_text(encoding="utf-8"), text), encoding="utf-8")
-    else:
-        sys.stdout.write(text)
+    for document, text in ((DOCUMENT, tables(RESULTS)), (CHOOSING, ops_tables(RESULTS))):
+        if args.write:
+            document.write_text(replaced(document.read_text(encoding="utf-8"), text), encoding="utf-8")
+        else:
+            sys.stdout.write(text)
 
 
 def replaced(document: str, text: str) -> str:
@@ -76,7 +92,7 @@ def replaced(document: str, text: str) -> str:
 
 def tables(folder: Path) -> str:
     """Return one table a file, and the goals."""
-    results = {path.name: read(path) for path in sorted(folder.glob("*.json"))}
+    results = {path.name: read(path) for path in sorted(folder.glob("*.json")) if not path.match(OPS_FILES)}
     parts = [part for name, result in results.items() for part in file_tables(name, *result)]
     return "\n\n".join([*parts, table(["goal", "wanted", "reached here"], goals(list(results.values())), "lll")]) + "\n"
 
@@ -94,13 +110,77 @@ def table(header: list[str], rows: Any, align: str) -> str:
     return "\n".join([f"| {' | '.join(header)} |", f"|{rule}|", *(f"| {line} |" for line in lines)])
 
 
-def file_tables(name: str, about: dict[str, Any], rows: list[dict[str, Any]]) -> Iterator[str]:
-    """Yield the parts of one file: a line about the machine, then its tables."""
-    yield (
+def ops_tables(folder: Path) -> str:
+    """Return the tables of candidate ops."""
+    results = {path.name: read(path) for path in sorted(folder.glob(OPS_FILES))}
+    return "\n\n".join(part for name, result in results.items() for part in ops_file_tables(name, *result)) + "\n"
+
+
+def ops_file_tables(name: str, about: dict[str, Any], rows: list[dict[str, Any]]) -> Iterator[str]:
+    """Yield the parts of one file of candidate ops: comparisons, then a table a shape."""
+    yield machine_line(name, about)
+    by_place = {(row["shape"], row["stride"], row["candidate"]): row for row in rows}
+    shapes = list(dict.fromkeys(row["shape"] for row in rows))
+    for stride in sorted({row["stride"] for row in rows}):
+        compared = [
+            [candidate, *(against_baseline(by_place, shape, stride, candidate) for shape in shapes)]
+            for candidate in COMPARED
+        ]
+        yield f"Stride {stride}, times as much as `{BASELINE}`: FLOPs (MACs) / time `eager` / time `fused`"
+        yield table(["candidate", *map(shape_title, shapes)], compared, "l" + "r" * len(shapes))
+    header = ["candidate", "MMACs", "params", "memory KB", "receptive field"]
+    header += ["eager us", "kernels us", "fused us", "fused us / MMAC"]
+    for shape in shapes:
+        shown = [by_place[shape, 1, candidate] for candidate in SHOWN if (shape, 1, candidate) in by_place]
+        if shown:
+            yield f"{shape_title(shape)}, stride 1"
+            yield table(header, map(ops_cells, shown), "lrrrlrrrr")
+
+
+def shape_title(shape: str) -> str:
+    """Return ``116 to 116, 28×28`` for ``116x116x28``."""
+    in_channels, out_channels, size = shape.split("x")
+    return f"{in_channels} to {out_channels}, {size}×{size}"
+
+
+def against_baseline(
+    by_place: dict[tuple[str, int, str], dict[str, Any]], shape: str, stride: int, candidate: str
+) -> str:
+    """Return how many times as much a candidate costs as the baseline."""
+    row, baseline = by_place.get((shape, stride, candidate)), by_place.get((shape, stride, BASELINE))
+    if row is None or baseline is None:
+        return "–"
+    times = (row["least_us"][runtime] / baseline["least_us"][runtime] for runtime in ("eager", "fused"))
+    ratios = (row["macs"] / baseline["macs"], *times)
+    return " / ".join(f"{ratio:.0f}" if ratio >= 10 else f"{ratio:.2g}" for ratio in ratios)
+
+
+def ops_cells(row: dict[str, Any]) -> list[str]:
+    """Return the cells of a candidate."""
+    mmacs, us = row["macs"] / 1e6, row["least_us"]
+    return [
+        row["candidate"],
+        f"{mmacs:.2f}",
+        f"{row['params']:,}",
+        f"{row['memory_kb']:,}",
+        row["receptive_field"],
+        *(f"{us[runtime]:,.0f}" for runtime in ("eager", "kernels", "fused")),
+        f"{us['fused'] / mmacs:,.0f}",
+    ]
+
+
+def machine_line(name: str, about: dict[str, Any]) -> str:
+    """Return what the figures of a file were measured on."""
+    return (
         f"`{name}`: {about['device']}, {about['cores']} cores ({about['cpu_capability']}), {about['threads']} "
         f"{'thread' if about['threads'] == 1 else 'threads'}, torch {about['torch']}, {about['date']}, load average at "
         f"the end {about['load_average']}"
     )
+
+
+def file_tables(name: str, about: dict[str, Any], rows: list[dict[str, Any]]) -> Iterator[str]:
+    """Yield the parts of one file: a line about the machine, then its tables."""
+    yield machine_line(name, about)
     if "ratios" in rows[0]:
         columns = {key: title for key, title in RATIOS.items() if any(key in row["ratios"] for row in rows)}
         cells = [

@@ -26,6 +26,10 @@ def write(path: Path, rows: list[dict[str, object]], **about: object) -> None:
 def test_document_holds_the_tables_of_the_results() -> None:
     document = tables.DOCUMENT.read_text(encoding="utf-8")
     assert tables.replaced(document, tables.tables(tables.RESULTS)) == document, "python benchmarks/tables.py --write"
+    document = tables.CHOOSING.read_text(encoding="utf-8")
+    assert tables.replaced(document, tables.ops_tables(tables.RESULTS)) == document, (
+        "python benchmarks/tables.py --write"
+    )
 
 
 def test_a_document_without_marks() -> None:
@@ -88,3 +92,19 @@ def test_benchmarks_write_what_the_tables_read(command: tuple[str, ...], tmp_pat
     text = tables.tables(tmp_path)
     assert "results.json" in text
     assert ("1, 8×5×5, float64" if script == "kernels.py" else "dicenet_1.0 plain") in text
+
+
+def test_ops_write_what_the_tables_read(tmp_path: Path) -> None:
+    command = ["--shapes", "8x8x5", "--only", "separable_k3", "dice_k3", "se", "--seconds", "0"]
+    done = subprocess.run(
+        [sys.executable, str(tables.ROOT / "benchmarks/ops.py"), *command, "--json", str(tmp_path / "ops-cpu.json")],
+        capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "ops-cpu.json" not in tables.tables(tmp_path)
+    text = tables.ops_tables(tmp_path)
+    (compared,) = [line for line in text.splitlines() if line.startswith("| dice_k3 | ") and " / " in line][:1]
+    _, rows = tables.read(tmp_path / "ops-cpu.json")
+    macs = {row["candidate"]: row["macs"] for row in rows if row["stride"] == 1}
+    assert compared.startswith(f"| dice_k3 | {macs['dice_k3'] / macs['separable_k3']:.2g} / ")
+    assert "| separable_k3 | " in text.partition("8 to 8, 5×5, stride 1")[2]
