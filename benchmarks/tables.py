@@ -1,4 +1,4 @@
-"""Print the tables of docs/performance.md and docs/choosing.md from benchmarks/results, or write them there.
+"""Print the tables of docs/performance.md, choosing.md and latency.md from benchmarks/results, or write them there.
 
 python benchmarks/tables.py
 python benchmarks/tables.py --write
@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 DOCUMENT = ROOT / "docs" / "performance.md"
 CHOOSING = ROOT / "docs" / "choosing.md"
+LATENCY = ROOT / "docs" / "latency.md"
 #: The tables stand between these lines of a document.
 MARKS = ("<!-- Printed by benchmarks/tables.py -->", "<!-- End of what benchmarks/tables.py prints -->")
 
@@ -70,11 +71,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", action="store_true", help="put the tables into the documents")
     args = parser.parse_args()
-    for document, text in ((DOCUMENT, tables(RESULTS)), (CHOOSING, ops_tables(RESULTS))):
+    for document, text in documents(RESULTS).items():
         if args.write:
             document.write_text(replaced(document.read_text(encoding="utf-8"), text), encoding="utf-8")
         else:
             sys.stdout.write(text)
+
+
+def documents(folder: Path) -> dict[Path, str]:
+    """Return the documents with the tables that belong into them."""
+    return {DOCUMENT: tables(folder), CHOOSING: ops_tables(folder), LATENCY: latency_tables(folder / "latency")}
 
 
 def replaced(document: str, text: str) -> str:
@@ -167,6 +173,36 @@ def ops_cells(row: dict[str, Any]) -> list[str]:
         *(f"{us[runtime]:,.0f}" for runtime in ("eager", "kernels", "fused")),
         f"{us['fused'] / mmacs:,.0f}",
     ]
+
+
+def latency_tables(folder: Path) -> str:
+    """Return how well latency tables predict, a table for each machine."""
+    return "\n\n".join(part for path in sorted(folder.glob("*-check.json")) for part in check_tables(path)) + "\n"
+
+
+def check_tables(path: Path) -> Iterator[str]:
+    """Yield the parts of one check: what was measured on, then a row for each way to predict."""
+    check = json.loads(path.read_text(encoding="utf-8"))
+    found = check["fingerprint"]
+    yield (
+        f"`{path.name}`: {found['device_name']}, runtime {found['runtime']}, batch {found['batch']}, {found['dtype']}, "
+        f"threads {found['threads']}, {found['input_size']}×{found['input_size']}, torch {found['torch_version']}, "
+        f"table of {check['measured_at'][:10]}, {len(check['networks'])} unseen networks, reference network "
+        f"{check['drift']:+.1%} since the table, form `{check['form']}`"
+    )
+    columns = {
+        "within 10 %": ("within_10_percent", ".1%"),
+        "within 5 %": ("within_5_percent", ".1%"),
+        "Kendall tau": ("kendall_tau", ".3f"),
+        "Spearman rho": ("spearman_rho", ".3f"),
+        "median error": ("median_error", ".1%"),
+        "largest": ("largest_error", ".1%"),
+    }
+    ways = {"table, calibrated": check, "plain sum of blocks": check["block_sum"], "FLOPs (MACs) alone": check["macs"]}
+    rows = [[way, *(format(values[key], form) for key, form in columns.values())] for way, values in ways.items()]
+    yield table(["prediction", *columns], rows, "l" + "r" * len(columns))
+    if (picture := path.with_suffix(".png")).is_file():
+        yield f"![Predicted and measured latency](../{picture.relative_to(ROOT).as_posix()})"
 
 
 def machine_line(name: str, about: dict[str, Any]) -> str:

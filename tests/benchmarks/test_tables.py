@@ -24,12 +24,9 @@ def write(path: Path, rows: list[dict[str, object]], **about: object) -> None:
 
 
 def test_document_holds_the_tables_of_the_results() -> None:
-    document = tables.DOCUMENT.read_text(encoding="utf-8")
-    assert tables.replaced(document, tables.tables(tables.RESULTS)) == document, "python benchmarks/tables.py --write"
-    document = tables.CHOOSING.read_text(encoding="utf-8")
-    assert tables.replaced(document, tables.ops_tables(tables.RESULTS)) == document, (
-        "python benchmarks/tables.py --write"
-    )
+    for path, text in tables.documents(tables.RESULTS).items():
+        document = path.read_text(encoding="utf-8")
+        assert tables.replaced(document, text) == document, "python benchmarks/tables.py --write"
 
 
 def test_a_document_without_marks() -> None:
