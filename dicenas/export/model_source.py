@@ -16,6 +16,7 @@ from dicenas.export.definitions import Definitions
 from dicenas.export.printing import format_statements, with_comment
 from dicenas.export.specialize import Specialization, call_expression, is_literal, literal, specialization_of
 from dicenas.nets import Backbone, Network, get_backbone, list_nets, net_architecture
+from dicenas.ops import DimConv
 
 __all__ = ["Normalization", "model_source", "network_title"]
 
@@ -134,7 +135,7 @@ def model_source(
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Name):
             node.value = parts[node.value.id]
     constants = _constants(weights_name, class_names, normalization)
-    head = f'"""{_docstring(architecture, weights_name)}"""\n\nfrom __future__ import annotations\n'
+    head = f'"""{_docstring(network, weights_name)}"""\n\nfrom __future__ import annotations\n'
     body = format_statements([*constants, *definitions.statements, *statements])
     return "\n".join((head, definitions.import_text(), body))
 
@@ -147,13 +148,14 @@ def network_title(architecture: Architecture) -> str:
     return f"{title} ({names[0]})" if names else title
 
 
-def _docstring(architecture: Architecture, weights_name: str | None) -> str:
+def _docstring(network: Network, weights_name: str | None) -> str:
+    architecture = network.architecture
     height, width = architecture.image_size
     usage = ["from model import build", "", "model = build().eval()"]
     if weights_name is not None:
         usage = ["from model import WEIGHTS, build", "", "model = build(WEIGHTS).eval()"]
     needs = "It needs torch alone"
-    if any(op.startswith("dice") for stage in architecture.stages for op in stage):
+    if any(isinstance(module, DimConv) for module in network.modules()):
         needs = "It needs torch alone and takes the kernels of dicenas where that is installed"
     lines = [
         f"{network_title(architecture)} for images of {height} x {width} pixels, exported by dicenas.",

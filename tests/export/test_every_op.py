@@ -11,7 +11,7 @@ import torch
 
 from dicenas.architecture import Architecture
 from dicenas.export import model_source
-from dicenas.nets import Network, get_backbone
+from dicenas.nets import Network, build, get_backbone
 from dicenas.ops import expand_candidates, list_ops
 
 
@@ -50,3 +50,9 @@ def test_every_op_is_exported(backbone: str, trained: Callable[[Architecture], N
     with torch.no_grad():
         torch.testing.assert_close(exported.eval()(x), network.eval()(x), rtol=0, atol=0)
     assert max(map(len, source.splitlines())) <= 120
+
+
+@pytest.mark.parametrize(("op", "uses_kernels"), [("dimconv_pw_k3", True), ("dw_pw_k3", False)])
+def test_source_says_whether_kernels_serve_it(op: str, uses_kernels: bool) -> None:
+    network = build(Architecture("shufflenetv2", 0.5, ((op, op),) * 3, image_size=(32, 32), num_classes=5))
+    assert ("takes the kernels of dicenas" in model_source(network)) == uses_kernels
