@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from torch import nn
 
 from dicenas.cost import LatencySettings, count_macs, count_params, profile_blocks
@@ -41,3 +42,12 @@ def test_names_are_taken_whole() -> None:
 def test_a_block_that_is_not_there(net: nn.Module) -> None:
     with pytest.raises(AttributeError, match="tail"):
         profile_blocks(net, ["stem", "tail"], (3, 64, 64), LatencySettings())
+
+
+def test_blocks_are_timed_on_the_gpu(gpu: torch.device, net: nn.Module) -> None:
+    profiles = profile_blocks(net, BLOCKS, (3, 64, 64), LatencySettings(device=str(gpu), batch=4))
+    for profile in profiles:
+        assert profile.times_ms is not None
+        assert profile.time_ms is not None
+        assert profile.time_ms > 0
+    assert not any(parameter.is_cuda for parameter in net.parameters())
