@@ -122,6 +122,8 @@ def _print_costs(args: argparse.Namespace) -> None:
         rows = _with_groups(rows, [groups[candidate] for candidate in fitting])
         columns, align = ["group", *columns], "l" + align
     title = f"{in_channels} to {out_channels} channels, output {size}×{size}, stride {args.stride}"
+    if not fitting:
+        raise ValueError(f"none of {', '.join(candidates)} maps {title}")
     print_table(columns, rows, align=align, title=title)
     _print_notes(latencies, [candidate for candidate in candidates if candidate not in fitting])
 

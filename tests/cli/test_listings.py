@@ -67,6 +67,11 @@ def test_impossible_costs_of_ops(arguments: list[str], message: str, refused: Ca
     assert message in refused("ops", "--cost", "8", "8", "8", *arguments)
 
 
+def test_costs_of_ops_that_do_not_fit(refused: Callable[..., str]) -> None:
+    message = refused("ops", "--cost", "3", "8", "8", "--only", "dice", "skip", "--no-latency")
+    assert "none of dice_k3, dice_k5, skip maps 3 to 8 channels" in message
+
+
 @pytest.mark.parametrize("arguments", [["--cost", "0", "8", "8"], ["--cost", "8", "8"], ["--stride", "3"]])
 def test_wrong_options_of_ops(arguments: list[str], refused: Callable[..., str]) -> None:
     assert "dicenas ops: error:" in refused("ops", *arguments)
