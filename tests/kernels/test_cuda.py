@@ -60,6 +60,15 @@ def test_values_and_gradients(shape: tuple[int, ...], kernel_size: int, dtype: t
     check_all(EmulationLauncher(library), shape, kernel_size, dtype)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("order", [0, 2])
+def test_maps_of_the_network(order: int, dtype: torch.dtype, library: Path) -> None:
+    for shape in ((1, 116, 28, 28), (2, 232, 14, 14), (3, 464, 7, 7)):
+        for kernel_size in (3, 5):
+            check_all(EmulationLauncher(library, order, processors=132), shape, kernel_size, dtype)
+
+
 def test_every_kernel_is_run(library: Path) -> None:
     launcher = EmulationLauncher(library)
     for dtype in TOLERANCE:

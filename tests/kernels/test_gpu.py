@@ -100,8 +100,8 @@ def test_network(scale: float, memory_format: torch.memory_format, device: torch
         with torch.no_grad(), kernels.disabled():
             expected = net(x)
         with torch.no_grad():
-            assert_close(net(x), expected, 1e-5)
-            assert_close(fused(x), expected, 1e-5)
+            assert_close(net(x), expected, 1e-4)  # cuDNN's algorithms differ by as much
+            assert_close(fused(x), expected, 1e-4)
 
 
 # Streams, graphs, devices
@@ -175,7 +175,7 @@ def test_graph_of_a_fused_network(device: torch.device) -> None:
         for _ in range(3):
             x.copy_(torch.randn(x.shape))
             graph.replay()
-            assert_close(y, net(x), 1e-5)
+            assert_close(y, net(x), 1e-4)
 
 
 def test_kernels_that_were_never_run_are_captured(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
