@@ -3,9 +3,9 @@
     python benchmarks/gpu.py --minutes 8 --out gpu_results
 
 It runs from a checkout with torch, torchvision and pytest; NNI, Optuna and thop are not needed. What is measured is in
-JSON files as benchmarks/kernels.py and benchmarks/networks.py write them, fit for benchmarks/results/; `tests.txt` is
-what the tests printed; `summary.json` tells what became of each step and is there from the first one on. A step that
-fails or runs out of time does not keep the next ones from running, and the exit code is 1 then.
+JSON files as benchmarks/kernels.py, networks.py and latency.py write them, fit for benchmarks/results/, and a picture
+where matplotlib is installed; `summary.json` tells what became of each step and is there from the first one on. A step
+that fails or runs out of time does not keep the next ones from running, and the exit code is 1 then.
 """
 
 from __future__ import annotations
@@ -28,12 +28,11 @@ TABLE_5 = ("dicenet_2.4", "shufflenet_v2_x1_5", "mobilenet_v2", "mobilenet_v3_la
 
 @dataclass(frozen=True)
 class Step:
-    """A command, and how long it may take at most; ``output`` is a file for what it prints."""
+    """A command, and how long it may take at most."""
 
     name: str
     command: tuple[str, ...]
     minutes: float
-    output: str | None = None
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,6 @@ def plan(out: Path) -> list[Step]:
             "tests",
             (python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/kernels/test_gpu.py"),
             3,
-            output="tests.txt",
         ),
         Step(
             "kernels",
@@ -76,10 +74,16 @@ def plan(out: Path) -> list[Step]:
             3,
         ),
         *timings,
+        Step(
+            "latency table",
+            (python, str(benchmarks / "latency.py"), "--name", "latency-cuda", "--device", "cuda", "--nets", "30",
+             "--out", str(out)),
+            4,
+        ),
     ]  # fmt: skip
 
 
-def run(step: Step, out: Path, seconds: float) -> Outcome:
+def run(step: Step, seconds: float) -> Outcome:
     """Run a step for so long at most."""
     start = time.perf_counter()
     outcome = Outcome(step.name, shlex.join(step.command), "left out")
@@ -95,9 +99,7 @@ def run(step: Step, out: Path, seconds: float) -> Outcome:
         os.killpg(process.pid, 9)  # with the compilers that it has started
         printed, _ = process.communicate()
         state = "out of time"
-    if step.output is not None:
-        (out / step.output).write_text(printed, encoding="utf-8")
-    return replace(outcome, state=state, seconds=round(time.perf_counter() - start, 1), printed=printed[-2000:])
+    return replace(outcome, state=state, seconds=round(time.perf_counter() - start, 1), printed=printed[-6000:])
 
 
 def run_all(steps: Sequence[Step], out: Path, minutes: float, about: dict[str, object]) -> list[Outcome]:
@@ -105,7 +107,7 @@ def run_all(steps: Sequence[Step], out: Path, minutes: float, about: dict[str, o
     stop = time.perf_counter() + 60 * minutes
     outcomes: list[Outcome] = []
     for step in steps:
-        outcomes.append(run(step, out, min(60 * step.minutes, stop - time.perf_counter())))
+        outcomes.append(run(step, min(60 * step.minutes, stop - time.perf_counter())))
         print(f"{step.name}: {outcomes[-1].state}, {outcomes[-1].seconds} s", flush=True)
         summary = {"machine": about, "steps": [asdict(outcome) for outcome in outcomes]}
         (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")

@@ -180,7 +180,7 @@ def latency_tables(folder: Path) -> str:
     return "\n\n".join(part for path in sorted(folder.glob("*-check.json")) for part in check_tables(path)) + "\n"
 
 
-def check_tables(path: Path) -> Iterator[str]:
+def check_tables(path: Path, root: Path = ROOT) -> Iterator[str]:
     """Yield the parts of one check: what was measured on, then a row for each way to predict."""
     check = json.loads(path.read_text(encoding="utf-8"))
     found = check["fingerprint"]
@@ -202,7 +202,7 @@ def check_tables(path: Path) -> Iterator[str]:
     rows = [[way, *(format(values[key], form) for key, form in columns.values())] for way, values in ways.items()]
     yield table(["prediction", *columns], rows, "l" + "r" * len(columns))
     if (picture := path.with_suffix(".png")).is_file():
-        yield f"![Predicted and measured latency](../{picture.relative_to(ROOT).as_posix()})"
+        yield f"![Predicted and measured latency](../{picture.relative_to(root).as_posix()})"
 
 
 def machine_line(name: str, about: dict[str, Any]) -> str:
