@@ -16,7 +16,7 @@ from dicenas.nets.fuse import FusedDiCE, fuse_for_inference
 from dicenas.nets.inverted_residual import InvertedResidual, InvertedResidualBackbone
 from dicenas.nets.mobilenetv1 import MobileNetV1, mobilenetv1_architecture
 from dicenas.nets.mobilenetv2 import MobileNetV2, mobilenetv2_architecture
-from dicenas.nets.resnet import Bottleneck, ResNet, resnet_architecture
+from dicenas.nets.resnet import BottleneckUnit, ResNet, resnet_architecture
 from dicenas.nets.searched import (
     MixNet,
     MnasNet,
@@ -46,7 +46,7 @@ from dicenas.nets.zoo import list_nets, net_architecture
 __all__ = [
     "Backbone",
     "BlockSpec",
-    "Bottleneck",
+    "BottleneckUnit",
     "FusedDiCE",
     "InvertedResidual",
     "InvertedResidualBackbone",

@@ -18,7 +18,7 @@ from dicenas.ops import (
     parse_candidate,
 )
 
-__all__ = ["Bottleneck", "ResNet", "resnet_architecture"]
+__all__ = ["BottleneckUnit", "ResNet", "resnet_architecture"]
 
 #: Channels inside the bottlenecks at width 1 and stride of each stage, and the depths of ResNet-50 (Table 1).
 _STAGES = ((64, 1), (128, 2), (256, 2), (512, 2))
@@ -28,7 +28,7 @@ _EXPANSION = 4
 _DIVISOR = 2
 
 
-class Bottleneck(nn.Module):
+class BottleneckUnit(nn.Module):
     """ResNet's bottleneck: ``(N, C_in, H, W)`` to ``(N, C_out, H / stride, W / stride)``.
 
     The entry, a point-wise convolution, reduces the channels; the candidate op filters and expands them linearly; the
@@ -134,7 +134,7 @@ class ResNet(Backbone):
         if self.is_identity(block.op):
             return op
         entry = self._build_entry(block, block.in_channels, block.hidden_channels)
-        return Bottleneck(entry, op, self._build_shortcut(block))
+        return BottleneckUnit(entry, op, self._build_shortcut(block))
 
     def _pools_first(self, block: BlockSpec) -> bool:
         assert block.op is not None

@@ -10,7 +10,7 @@ import torchvision
 import yaml
 from torch import nn
 
-from dicenas.nets import Bottleneck, architecture_cost, build, resnet_architecture
+from dicenas.nets import BottleneckUnit, architecture_cost, build, resnet_architecture
 from dicenas.ops import ConvNormAct, DiCE, build_op
 from dicenas.space import SpaceSpec
 
@@ -48,7 +48,7 @@ def test_plan_is_resnet50_s() -> None:
 def test_bottleneck_adds_its_input() -> None:
     op = build_op("separable", 2, 8, size=(5, 5), activation="relu", final_activation=False)
     nn.init.zeros_(op.pointwise.norm.weight)
-    block = Bottleneck(ConvNormAct(8, 2, 1, activation="relu"), op, nn.Identity()).eval()
+    block = BottleneckUnit(ConvNormAct(8, 2, 1, activation="relu"), op, nn.Identity()).eval()
     x = torch.randn(2, 8, 5, 5)
     assert torch.equal(block(x), x.relu())
 
@@ -84,11 +84,11 @@ def test_an_entry_replaces_all_pointwise_convolutions(op: str) -> None:
 def test_dimension_wise_ops_pool_first() -> None:
     """A strided block of DiCE units is pooling and a bottleneck of stride 1, as in DiCENet's down-sampling unit."""
     net = build(resnet_architecture(0.1, 7, (45, 38), op="dice_k3", depths=(1, 2, 1, 1)))
-    assert isinstance(net.stages[0][0], Bottleneck)
+    assert isinstance(net.stages[0][0], BottleneckUnit)
     for stage in net.stages[1:]:
         pool, block = stage[0]
         assert isinstance(pool, nn.AvgPool2d)
-        assert isinstance(block, Bottleneck)
+        assert isinstance(block, BottleneckUnit)
         assert isinstance(block.op, DiCE)
     # In the paper's Table 2 DimConv behind pooling costs less than the depth-wise convolution.
     cheaper, dearer = (architecture_cost(resnet_architecture(op=op)).macs for op in ("dimconv_pw_k3", "dw_pw_k3"))
