@@ -48,7 +48,7 @@ def read_network(path: str | Path, architecture: Architecture) -> Network:
         raise ValueError(f"there are no published weights of this network: {error}") from error
     state = edgenets.read_state_dict(path)
     last = keys[list(expected.state_dict())[-1]]  # the classifier's bias
-    if last in state and state[last].dim() == 1:
+    if last in state and state[last].dim() == 1 and len(state[last]) > 0:
         architecture = architecture.replace(num_classes=len(state[last]))
     network = build(architecture)
     try:

@@ -22,9 +22,12 @@ def fill(module: nn.Module, keys: Mapping[str, str], state_dict: Mapping[str, Te
             convolution there.
 
     Raises:
-        ValueError: Keys are missing, unknown or of another shape; the message names the first of each kind, and the
-            module keeps its weights.
+        ValueError: Keys are missing, unknown, of another shape or no tensors; the message names the first of each
+            kind, and the module keeps its weights.
     """
+    others = [f"{key} is no tensor" for key, value in state_dict.items() if not isinstance(value, Tensor)]
+    if others:
+        raise ValueError(f"this is no state_dict: {'; '.join(_first(others, 'that are none'))}")
     own = module.state_dict()
     # torch before 0.4.1 did not save the counter, and nothing depends on it.
     missing = [key for key in keys.values() if key not in state_dict and not key.endswith("num_batches_tracked")]

@@ -46,6 +46,8 @@ def torchvision_keys(network: Network) -> dict[str, str]:
     Raises:
         TypeError: torchvision has no counterpart of the network.
     """
+    if not isinstance(network, Network):
+        raise TypeError(f"a network of dicenas.build takes torchvision's weights, not a {type(network).__name__}")
     backbone = network.architecture.backbone
     if backbone not in _PAIRS:
         raise TypeError(f"torchvision has no counterpart of a {backbone} network; it has of {', '.join(_PAIRS)}")

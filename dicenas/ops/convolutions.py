@@ -28,6 +28,9 @@ class ShapedConvNormAct(nn.Module):
         stride: Vertical and horizontal stride.
         dilation: Distance of the kernel's points, in both directions.
         activation: Name of the activation, or ``None`` for a linear output.
+
+    Raises:
+        ValueError: A side of the kernel is even or below 1.
     """
 
     def __init__(
@@ -41,6 +44,8 @@ class ShapedConvNormAct(nn.Module):
     ) -> None:
         super().__init__()
         height, width = kernel_size
+        if min(kernel_size) < 1 or height % 2 == 0 or width % 2 == 0:
+            raise ValueError(f"kernel_size {kernel_size} should be odd and positive: only odd kernels keep the size")
         padding = (dilation * (height - 1) // 2, dilation * (width - 1) // 2)
         self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, dilation, bias=False)
         nn.init.kaiming_normal_(self.conv.weight, mode="fan_out")

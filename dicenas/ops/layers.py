@@ -68,6 +68,9 @@ class ConvNormAct(nn.Module):
         stride: Stride of the convolution.
         groups: Groups of the convolution.
         activation: Name of the activation, or ``None`` for a linear output.
+
+    Raises:
+        ValueError: The kernel size is even or below 1, or the groups do not divide the channels.
     """
 
     def __init__(
@@ -80,6 +83,8 @@ class ConvNormAct(nn.Module):
         activation: str | None = "prelu",
     ) -> None:
         super().__init__()
+        if kernel_size < 1 or kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size {kernel_size} should be odd and positive: only odd kernels keep the size")
         padding = (kernel_size - 1) // 2
         self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=False)
         nn.init.kaiming_normal_(self.conv.weight, mode="fan_out")

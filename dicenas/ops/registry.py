@@ -351,8 +351,8 @@ def _arguments(
         raise ValueError(f"{problem}unknown activation {activation!r}{hint} (known: {known})")
     if kernel_size is None:
         kernel_size = 3 if 3 in op.kernel_sizes else min(op.kernel_sizes, default=1)
-    elif op.kernel_sizes and kernel_size not in op.kernel_sizes:
-        offered = ", ".join(map(str, op.kernel_sizes))
+    elif kernel_size not in (op.kernel_sizes or (1,)):
+        offered = ", ".join(map(str, op.kernel_sizes)) or "no choice of it"
         raise ValueError(f"{problem}kernel_size {kernel_size} is not offered; it has {offered}")
     return CandidateArguments(
         in_channels, out_channels, stride, (size[0], size[1]), kernel_size, activation, final_activation

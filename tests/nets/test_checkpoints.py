@@ -70,6 +70,13 @@ def test_dicenet_of_another_scale(tmp_path: Path) -> None:
         read_network(tmp_path / "net.pth", dicenet_architecture(0.2))
 
 
+def test_classifier_without_classes(tmp_path: Path) -> None:
+    state = torchvision.models.shufflenet_v2_x0_5().state_dict()
+    torch.save({**state, "fc.weight": torch.zeros(0, 1024), "fc.bias": torch.zeros(0)}, tmp_path / "net.pth")
+    with pytest.raises(ValueError, match=r"net\.pth: .*fc\.bias has shape \(0,\), expected \(1000,\)"):
+        read_network(tmp_path / "net.pth", X0_5)
+
+
 def test_what_is_no_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "net.pth").write_text("no weights")
     with pytest.raises(ValueError, match=r"net\.pth is no checkpoint, or a damaged one"):

@@ -157,6 +157,14 @@ def test_all_problems_are_told_at_once(unit: DiCE, state: dict[str, Tensor]) -> 
     assert all(f"conv_{axis}.weight" in message for axis in ("width", "depth", "height"))
 
 
+def test_values_must_be_tensors(unit: DiCE, state: dict[str, Tensor]) -> None:
+    content = {**state, "epoch": 3, "conv_width.weight": [1.0]}
+    before = unit.dim_conv.weight_channel.clone()
+    with pytest.raises(ValueError, match=r"no state_dict: conv_width\.weight is no tensor; epoch is no tensor"):
+        edgenets.load_state_dict(unit, content)
+    assert torch.equal(unit.dim_conv.weight_channel, before)
+
+
 def test_long_lists_are_cut(unit: DiCE) -> None:
     keys = [key for key in edgenets.upstream_keys(unit).values() if not key.endswith("num_batches_tracked")]
     unknown = [f"conv{number}.weight" for number in range(20)]

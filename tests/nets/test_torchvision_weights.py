@@ -15,6 +15,7 @@ from dicenas.nets import (
     architecture_cost,
     build,
     dicenet,
+    dicenet_segmentation,
     mixnet_architecture,
     mnasnet_architecture,
     mobilenetv2_architecture,
@@ -153,6 +154,11 @@ def test_weights_of_another_width_and_of_another_layout() -> None:
         torchvision_weights.load_state_dict(network, trained("shufflenet_v2_x1_0").state_dict())
     with pytest.raises(ValueError, match=r"missing key conv1\.0\.weight"):
         torchvision_weights.load_state_dict(network, trained("mobilenet_v2").state_dict())
+
+
+def test_only_networks_have_counterparts() -> None:
+    with pytest.raises(TypeError, match=r"a network of dicenas\.build .*not a SegmentationNetwork"):
+        torchvision_weights.load_state_dict(dicenet_segmentation(0.1, 21), {})
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,19 @@ import pytest
 import torch
 from torch import nn
 
-from dicenas.ops import ChannelShuffle, ConvNormAct, SqueezeExcitation, make_activation
+from dicenas.ops import (
+    Bottleneck,
+    ChannelShuffle,
+    ConvNormAct,
+    DiCE,
+    InvertedBottleneck,
+    JoinedDimConv,
+    SeparableConv,
+    ShapedConvNormAct,
+    ShuffleBottleneck,
+    SqueezeExcitation,
+    make_activation,
+)
 from dicenas.ops.layers import ACTIVATIONS
 
 
@@ -23,6 +35,24 @@ def test_padding_keeps_borders(kernel_size: int, stride: int) -> None:
     for size in ((5, 8), (1, 1)):
         expected = tuple(-(-side // stride) for side in size)
         assert layer(torch.randn(2, 4, *size)).shape == (2, 6, *expected)
+
+
+@pytest.mark.parametrize("kernel_size", [-1, 0, 2, 4])
+def test_even_kernels_are_refused(kernel_size: int) -> None:
+    """Their padding cannot keep the size, and a residual or a second branch would not fit any more."""
+    for build in (
+        lambda: ConvNormAct(8, 8, kernel_size),
+        lambda: ShapedConvNormAct(8, 8, (3, kernel_size)),
+        lambda: ShapedConvNormAct(8, 8, (kernel_size, 3)),
+        lambda: SeparableConv(8, 8, kernel_size),
+        lambda: Bottleneck(8, 8, 4, kernel_size),
+        lambda: ShuffleBottleneck(8, 8, 4, 2, kernel_size),
+        lambda: InvertedBottleneck(8, 8, 16, kernel_size),
+        lambda: DiCE(8, 8, (7, 7), kernel_size),
+        lambda: JoinedDimConv(8, 8, (7, 7), kernel_size),
+    ):
+        with pytest.raises(ValueError, match=rf"kernel_size.*{kernel_size}"):
+            build()
 
 
 def test_convolutions_start_as_published() -> None:

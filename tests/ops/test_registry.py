@@ -256,6 +256,7 @@ def test_an_op_is_no_candidate() -> None:
         ("separable", {"stride": 0}, "stride 0"),
         ("separable", {"kernel_size": 4}, "kernel_size 4 is not offered; it has 3, 5, 7"),
         ("dice", {"kernel_size": 7}, "kernel_size 7 is not offered; it has 3, 5"),
+        ("pointwise", {"kernel_size": 3}, "kernel_size 3 is not offered; it has no choice of it"),
         ("separable", {"size": (0, 4)}, r"size \(0, 4\)"),
         ("separable", {"size": (4, -1)}, r"size \(4, -1\)"),
         ("separable", {"size": (4,)}, r"size \(4,\) should be \(H, W\)"),
