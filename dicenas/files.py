@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 from pathlib import Path
 
-__all__ = ["atomic_write_bytes", "atomic_write_text"]
+__all__ = ["atomic_write_bytes", "atomic_write_text", "sync_folder"]
 
 
 def atomic_write_bytes(path: str | Path, data: bytes) -> None:
@@ -25,8 +26,23 @@ def atomic_write_bytes(path: str | Path, data: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+    sync_folder(path.parent)
 
 
 def atomic_write_text(path: str | Path, text: str) -> None:
     """Write ``text`` as UTF-8 to ``path``: the whole file appears, or the previous one stays."""
     atomic_write_bytes(path, text.encode("utf-8"))
+
+
+def sync_folder(path: str | Path) -> None:
+    """Bring the names of the files in a folder to the disk, where the system can do that for a folder."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a file system that cannot do it for folders
+            raise
+    finally:
+        os.close(descriptor)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 from collections.abc import Callable
 from functools import cache, cached_property
 from pathlib import Path
@@ -16,11 +17,12 @@ from dicenas.architecture import Architecture
 from dicenas.config.schema import BUILD_TABLE, LatencyConfig
 from dicenas.cost import LatencyResult, LatencySettings, measure_latency
 from dicenas.cost.build import build_table
-from dicenas.cost.predict import LatencyPredictor, MissingBlockError, fit_predictor
+from dicenas.cost.predict import LatencyPredictor, fit_predictor
 from dicenas.cost.table import Fingerprint, LatencyTable, fingerprint_of
 from dicenas.nets import build
 from dicenas.runs import RunFolder
 from dicenas.space import SpaceSpec
+from dicenas.space.vectorized import VectorizedSpace
 
 __all__ = ["GivenLatency", "LatencySource", "MeasuredLatency", "TableLatency", "latency_source"]
 
@@ -142,8 +144,15 @@ class TableLatency:
         for difference in table.check(self._wanted(table), allow_mismatch=self.config.allow_mismatch):
             logger.warning("latency table %s: %s", self._path, difference)
         predictor = fit_predictor(table)
+        known = {*predictor.features, *table.infeasible}
+        missing = [b for b in VectorizedSpace(self._space, self.config.input_size).blocks if b not in known]
+        if missing:
+            raise ValueError(
+                f"latency table {self._path} lacks {len(missing)} blocks of this space, such as {missing[0]}; "
+                "build one for it (dicenas latency build)"
+            )
         deviation = predictor.cross_validation[predictor.form]
-        logger.info("latencies from %s: %s, off by %.1f %% on average", self._path, predictor.form, 100 * deviation)
+        logger.info("latencies from %s: %s, off by %.1f %% (RMS)", self._path, predictor.form, 100 * deviation)
         return predictor
 
     def _build(self) -> LatencyTable:
@@ -174,13 +183,11 @@ class TableLatency:
         )
 
     def __call__(self, architecture: Architecture) -> float:
-        try:
-            return self._predictor.predict(architecture).latency_ms
-        except MissingBlockError as error:
-            raise ValueError(str(error)) from error
+        return self._predictor.predict(architecture).latency_ms
 
     def details(self, architecture: Architecture) -> dict[str, float]:
-        return {"latency_deviation_ms": self._predictor.predict(architecture).deviation_ms}
+        deviation_ms = self._predictor.predict(architecture).deviation_ms
+        return {"latency_deviation_ms": deviation_ms} if math.isfinite(deviation_ms) else {}
 
     def front_metrics(self) -> dict[str, Callable[[Architecture], float]]:
         if not _is_here(self.config.device):

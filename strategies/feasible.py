@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from random import Random
 
 from dicenas.architecture import Architecture
+from dicenas.cost.predict import MissingBlockError
 from dicenas.space import SpaceSpec
 from dicenas.strategies.costs import CLOSED_FORMS, CostFunction, ordered
 from dicenas.strategies.trials import describe
@@ -78,7 +79,8 @@ class CostBook:
             if not math.isfinite(value):
                 raise ValueError(f"the value is {value}")
         except Exception as error:  # measuring runs foreign code, and one failure must not end a search
-            self._failures[name] += 1
+            # That the device has not the memory for a block says nothing about the next architecture.
+            self._failures[name] += not isinstance(error, MissingBlockError)
             message = f"{name} of architecture {architecture.hash} could not be determined: {describe(error)}"
             if self._failures[name] >= _FAILURES_IN_A_ROW:
                 raise RuntimeError(f"{message} (failed {self._failures[name]} times in a row)") from error

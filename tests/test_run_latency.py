@@ -37,7 +37,7 @@ HERE = LatencyConfig(input_size=None)
 @pytest.fixture(scope="module")
 def table_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("tables") / "table.json"
-    build_table(SPACE, LatencySettings(threads=1), path, plan=BuildPlan(contexts=1, time_limit_s=0))
+    build_table(SPACE, LatencySettings(threads=1), path, plan=BuildPlan(contexts=3, time_limit_s=0))
     return path
 
 
@@ -70,7 +70,8 @@ def test_a_run_builds_its_own_table_once(tmp_path: Path, monkeypatch: pytest.Mon
     result = run(tmp_path, config, constraints={"latency_ms": 1e3})
     built = (tmp_path / "run" / "latency.json").read_bytes()
     assert LatencyTable.load(tmp_path / "run" / "latency.json").space == SPACE
-    assert all("latency_deviation_ms" in trial.metrics for trial in result.run.trials())
+    # Where each block stands in one network alone, no network can be held out: nothing is claimed of the deviation.
+    assert not any("latency_deviation_ms" in trial.metrics for trial in result.run.trials())
     assert run(tmp_path, config, constraints={"latency_ms": 1e3}, trials=5).new_trials == 1
     assert (tmp_path / "run" / "latency.json").read_bytes() == built
 
@@ -86,6 +87,25 @@ def test_tables_that_do_not_fit_are_refused_before_anything_is_written(table_pat
     assert list(tmp_path.iterdir()) == []
     allowed = dataclasses.replace(named, batch=2, allow_mismatch=True)
     assert len(run(tmp_path, allowed).run.trials()) == 4
+
+
+def test_blocks_that_the_device_cannot_run_are_passed_over_and_missing_ones_refused(
+    table_path: Path, tmp_path: Path
+) -> None:
+    table = LatencyTable.load(table_path)
+    gone = next(block for block in table.blocks_ms() if block.kind == "unit" and block.op == "dice_k3")
+    networks = tuple(n for n in table.networks if gone not in table.blocks_of(n.architecture))
+    without = dataclasses.replace(table, networks=networks, isolated_ms={**table.blocks_ms()})
+    del without.isolated_ms[gone]
+    without.save(tmp_path / "missing.json")
+    with pytest.raises(ValueError, match=r"lacks 1 blocks of this space, such as BlockSpec.*dice_k3"):
+        run(tmp_path, dataclasses.replace(HERE, table=str(tmp_path / "missing.json")))
+    assert not (tmp_path / "run").exists()
+    dataclasses.replace(without, infeasible={gone: "out of memory"}).save(tmp_path / "infeasible.json")
+    result = run(tmp_path, dataclasses.replace(HERE, table=str(tmp_path / "infeasible.json")), trials=12)
+    architectures = [trial.architecture for trial in result.run.trials()]
+    assert len(architectures) == 12
+    assert not any(gone in table.blocks_of(architecture) for architecture in architectures)
 
 
 def test_a_table_of_a_device_that_is_not_here(table_path: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -106,7 +107,10 @@ def _build(args: argparse.Namespace) -> int:
     for block, reason in table.infeasible.items():
         print(f"  not on this device, {reason}: {block}")
     deviation = predictor.cross_validation[predictor.form]
-    print(f"Networks held out of the fit are predicted to {deviation:.1%} (standard deviation).")
+    if math.isfinite(deviation):
+        print(f"Networks held out of the fit are predicted to {deviation:.1%} (standard deviation).")
+    else:
+        print("Too few networks were measured to hold some out of the fit; --contexts 4 measures more.")
     print(f"Use it: `table: {args.out}` in the latency section of a search; see how good it is: dicenas latency check")
     return 0
 

@@ -27,6 +27,7 @@ from dicenas.cost.table import (
     network_to_dict,
 )
 from dicenas.cost.turns import TurnTaker, runs_in_blocks
+from dicenas.files import sync_folder
 from dicenas.nets.backbone import BlockSpec, get_backbone
 from dicenas.space import SpaceSpec
 from dicenas.space.vectorized import VectorizedSpace
@@ -52,7 +53,9 @@ class BuildPlan:
     seed: int = 0
 
 
-def covering_networks(space: SpaceSpec, contexts: int, seed: int = 0) -> list[Architecture]:
+def covering_networks(
+    space: SpaceSpec, contexts: int, seed: int = 0, input_size: int | None = None
+) -> list[Architecture]:
     """Draw networks of a space until each of its blocks stands in ``contexts`` of them.
 
     Every choice falls on a value that was chosen least so far; which of these is drawn at random.
@@ -61,9 +64,10 @@ def covering_networks(space: SpaceSpec, contexts: int, seed: int = 0) -> list[Ar
         space: The space.
         contexts: In how many networks each block is to stand, at least.
         seed: Of the draws.
+        input_size: Size of the images at which the blocks are told apart; each architecture's own by default.
     """
     rng = Random(seed)
-    vectorized = VectorizedSpace(space)
+    vectorized = VectorizedSpace(space, input_size)
     family = get_backbone(space.backbone)
     missing = Counter(dict.fromkeys(vectorized.blocks, contexts))
     chosen: Counter[tuple[Any, ...]] = Counter()
@@ -80,7 +84,7 @@ def covering_networks(space: SpaceSpec, contexts: int, seed: int = 0) -> list[Ar
                 sample[choice.label] = value
                 chosen[(*context, value)] += 1
         architecture = space.architecture(sample)
-        blocks = set(family.layout(architecture).blocks)
+        blocks = set(family.layout(_sized(architecture, input_size)).blocks)
         if architecture in networks or not any(missing[block] > 0 for block in blocks):
             fruitless += 1  # a small space may not hold as many networks
             continue
@@ -105,24 +109,30 @@ class _Journal:
         """Read what an interrupted build left.
 
         Raises:
-            ValueError: The file belongs to another build.
+            ValueError: The file belongs to another build, or is damaged.
         """
-        if not self.path.exists():
+        content = self.path.read_bytes() if self.path.exists() else b""
+        *lines, torn = content.split(b"\n")
+        header = _line(self.header)
+        if not lines and header.startswith(torn):  # new, or killed while it wrote the first line
+            with self.path.open("wb"):
+                pass
+            sync_folder(self.path.parent)
             self._append(self.header)
             return
-        lines = self.path.read_bytes().split(b"\n")
-        whole, torn = lines[:-1], lines[-1]
-        records = [json.loads(line) for line in whole]
-        if not records or records[0] != json.loads(json.dumps(self.header)):
+        if not lines or lines[0] + b"\n" != header:
             raise ValueError(
                 f"{self.path} holds measurements for another space, device or plan; "
                 "go on with the same arguments, or remove the file"
             )
         if torn:  # the line that was being written when the build was killed
             with self.path.open("r+b") as file:
-                file.truncate(self.path.stat().st_size - len(torn))
-        for record in records[1:]:
-            self._take(record)
+                file.truncate(len(content) - len(torn))
+        for number, line in enumerate(lines[1:], 2):
+            try:
+                self._take(json.loads(line))
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(f"{self.path}, line {number}: damaged ({error}); remove the file") from error
 
     def _take(self, record: Mapping[str, Any]) -> None:
         if record["kind"] == "network":
@@ -140,9 +150,13 @@ class _Journal:
 
     def _append(self, record: Mapping[str, Any]) -> None:
         with self.path.open("ab") as file:
-            file.write(json.dumps(record).encode() + b"\n")
+            file.write(_line(record))
             file.flush()
             os.fsync(file.fileno())
+
+
+def _line(record: Mapping[str, Any]) -> bytes:
+    return json.dumps(record).encode() + b"\n"
 
 
 def build_table(
@@ -174,13 +188,17 @@ def build_table(
     Raises:
         ValueError: What lies in ``<path>.partial`` belongs to another build.
         FileNotFoundError: The folder of ``path`` does not exist.
+        IsADirectoryError: ``path`` is a folder.
+        RuntimeError: The device has not the memory for a single network.
     """
     path = Path(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path.parent} does not exist; create it first")
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; name a file in it")
     plan = plan or BuildPlan()
     in_blocks = runs_in_blocks(settings)
-    networks = covering_networks(space, plan.contexts, plan.seed) if in_blocks else _drawn(space, plan.seed)
+    networks = covering_networks(space, plan.contexts, plan.seed, input_size) if in_blocks else _drawn(space, plan.seed)
     reference = _reference(space, input_size, plan.seed)
     fingerprint = fingerprint_of(space, settings, input_size)
     header = {
@@ -208,6 +226,11 @@ def build_table(
         done += 1
         if progress is not None:
             progress(done, tasks, f"network {architecture.hash[:8]}")
+    # Blocks that stood only in networks which the device could not run.
+    for block in sorted(_unmeasured(journal, space, input_size), key=repr):
+        _measure_block(journal, turns, space, block)
+    if not journal.networks:
+        raise RuntimeError(f"{settings.device} has not the memory for any of {len(networks)} networks of the space")
     table = _table(space, fingerprint, reference, journal)
     table.save(path)
     journal.path.unlink()
@@ -235,6 +258,13 @@ def _has(architecture: Architecture, blocks: Mapping[BlockSpec, str], space: Spa
     return any(block in blocks for block in layout.blocks)
 
 
+def _unmeasured(journal: _Journal, space: SpaceSpec, input_size: int | None) -> set[BlockSpec]:
+    family = get_backbone(space.backbone)
+    timed = (family.layout(_sized(n.architecture, input_size)).blocks for n in journal.networks.values() if n.blocks_ms)
+    known = {*journal.isolated, *journal.infeasible}.union(*timed)
+    return set(VectorizedSpace(space, input_size).blocks) - known
+
+
 def _measure_block(journal: _Journal, turns: TurnTaker, space: SpaceSpec, block: BlockSpec) -> None:
     module = get_backbone(space.backbone).build_block(block)
     try:
@@ -257,7 +287,7 @@ def _measure_network(
             raise
         # Which of its blocks it was shows when they are run by themselves.
         for block in get_backbone(space.backbone).layout(_sized(architecture, turns.input_size)).blocks:
-            if block not in journal.infeasible:
+            if block not in journal.infeasible and block not in journal.isolated:
                 _measure_block(journal, turns, space, block)
         return
     journal.add(kind="network", network=network_to_dict(network))
@@ -270,7 +300,12 @@ def _is_out_of_memory(error: BaseException) -> bool:
 def _table(space: SpaceSpec, fingerprint: Any, reference: Architecture, journal: _Journal) -> LatencyTable:
     networks = tuple(journal.networks.values())
     usual = LatencyTable(space, fingerprint, reference, networks)
-    isolated = {block: time_ms * usual.reference_ms / ref for block, (time_ms, ref) in journal.isolated.items()}
+    within = usual.blocks_ms()
+    isolated = {
+        block: time_ms * usual.reference_ms / reference_ms
+        for block, (time_ms, reference_ms) in journal.isolated.items()
+        if block not in within
+    }
     return dataclasses.replace(
         usual,
         isolated_ms=isolated,

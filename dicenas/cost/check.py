@@ -31,6 +31,7 @@ __all__ = [
 
 #: A block is suspect where the table and what was measured now differ by more than this factor.
 _SUSPECT_FACTOR = 1.5
+_DRAWS_FOR_EACH = 200  # in larger ones, how often is drawn for each network that is asked for
 _ENUMERABLE = 5000  # spaces up to this size are looked through for networks that the table has not seen
 
 
@@ -202,10 +203,17 @@ def _unseen(table: LatencyTable, count: int, seed: int) -> list[Architecture]:
             )
         return rng.sample(all_unseen, count)
     drawn: dict[Architecture, None] = {}
-    while len(drawn) < count:
+    for _ in range(_DRAWS_FOR_EACH * count):
+        if len(drawn) == count:
+            break
         architecture = table.space.random(rng)
         if suits(architecture):
             drawn[architecture] = None
+    if len(drawn) < count:
+        raise ValueError(
+            f"only {len(drawn)} networks were found that have no block which the device could not run; "
+            f"ask for fewer than {count}"
+        )
     return list(drawn)
 
 

@@ -24,7 +24,7 @@ _FOLDS = 8
 _RIDGE = 1e-3
 
 
-class MissingBlockError(LookupError):
+class MissingBlockError(ValueError):
     """A network has a block that the table does not hold."""
 
 
@@ -48,7 +48,8 @@ class LatencyPredictor:
     Attributes:
         form: One of :data:`FORMS`.
         weights: Weight of each of the numbers.
-        cross_validation: Relative standard deviation of the prediction of held-out networks, by form.
+        cross_validation: Relative standard deviation of the prediction of held-out networks, by form; infinite where
+            too few networks were measured to tell.
         features: What each block of the table adds.
         table: The table.
     """
@@ -170,12 +171,15 @@ def _fit(
     if form == "block_sum":
         return (1.0,)
     known = [n for n in networks if all(block in features for block in table.blocks_of(n.architecture))]
+    length = len(next(iter(features.values()))) if features else 1
+    if not known:  # nothing to fit to: the plain sum
+        return tuple(_prior(form, length))
     x = torch.tensor([_sum(features, table.blocks_of(n.architecture)) for n in known], dtype=torch.float64)
     y = torch.tensor([table.scaled_ms(n) for n in known], dtype=torch.float64)
     # Relative errors count: rows are divided by what they should give. Of coefficients that the networks leave open,
     # the one nearest to the plain sum is taken.
     x = x / y[:, None]
-    prior = torch.tensor(_prior(form, x.shape[1]), dtype=torch.float64)
+    prior = torch.tensor(_prior(form, length), dtype=torch.float64)
     scale = x.abs().mean(0).clamp_min(1e-12)
     scaled = x / scale
     ridge = _RIDGE * len(known) * torch.eye(x.shape[1], dtype=torch.float64)

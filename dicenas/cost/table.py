@@ -159,23 +159,32 @@ class LatencyTable:
         return network.latency_ms * self.reference_ms / network.reference_ms
 
     def blocks_ms(self, networks: Collection[NetworkLatency] | None = None) -> dict[BlockSpec, float]:
-        """Return the time of each block: the median over the networks that it was measured in.
+        """Return the time of each block: the median over the networks that it was measured in, else its time alone.
 
         Args:
             networks: Take these networks alone, to see how well the others are predicted.
         """
-        if self.isolated_ms:
-            return dict(self.isolated_ms)
         found: dict[BlockSpec, list[float]] = {}
         for network in self.networks if networks is None else networks:
+            if network.blocks_ms is None:
+                continue
             scale = self.reference_ms / network.reference_ms
-            assert network.blocks_ms is not None
             for block, time_ms in zip(self.blocks_of(network.architecture), network.blocks_ms, strict=True):
                 found.setdefault(block, []).append(time_ms * scale)
-        return {block: statistics.median(times) for block, times in found.items()}
+        # Where a block was timed within networks, that counts.
+        return {**self.isolated_ms, **{block: statistics.median(times) for block, times in found.items()}}
 
     def blocks_of(self, architecture: Architecture) -> tuple[BlockSpec, ...]:
         """Return the blocks of a network at the size at which the table was measured."""
+        found = self._measured_blocks.get(architecture)
+        return self._layout(architecture) if found is None else found
+
+    @cached_property
+    def _measured_blocks(self) -> dict[Architecture, tuple[BlockSpec, ...]]:
+        """The blocks of the networks that were measured, which a fit asks for over and over."""
+        return {network.architecture: self._layout(network.architecture) for network in self.networks}
+
+    def _layout(self, architecture: Architecture) -> tuple[BlockSpec, ...]:
         size = self.fingerprint.input_size
         sized = architecture if size is None else architecture.at_size(size)
         return get_backbone(architecture.backbone).layout(sized).blocks
@@ -190,7 +199,8 @@ class LatencyTable:
         if differences and not allow_mismatch:
             raise TableMismatchError(
                 "the latency table was measured under other conditions:\n  " + "\n  ".join(differences) + "\n"
-                "measure one here (dicenas latency build), or allow the mismatch to use it all the same"
+                "measure one here (dicenas latency build), or use this one all the same (--allow-mismatch, or "
+                "allow_mismatch: true in the latency section)"
             )
         return differences
 

@@ -33,7 +33,7 @@ def table_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_build_from_a_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "tiny.yaml").write_text(CONFIG)
-    command = ["latency", "build", str(tmp_path / "tiny.yaml"), "--out", str(tmp_path / "t.json"), "--contexts", "1"]
+    command = ["latency", "build", str(tmp_path / "tiny.yaml"), "--out", str(tmp_path / "t.json"), "--contexts", "2"]
     assert main([*command, "--runtime", "eager"]) == 0
     table = LatencyTable.load(tmp_path / "t.json")
     assert table.space.ops == ("separable_k3", "dice_k3")

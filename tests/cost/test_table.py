@@ -154,6 +154,70 @@ def test_an_interrupted_build_measures_nothing_twice(device: Device, tmp_path: P
     assert not partial.exists()
 
 
+def test_a_build_killed_at_any_byte_goes_on(device: Device, tmp_path: Path) -> None:
+    """Whatever part of its journal reached the disk, the build takes up what is whole, and ends as it would have."""
+    path = tmp_path / "table.json"
+    partial = path.with_name("table.json.partial")
+    kept: list[bytes] = []
+    plan = BuildPlan(contexts=1)
+    build_table(SMALL, SETTINGS, path, plan=plan, progress=lambda *_: kept.append(partial.read_bytes()))
+    journal = kept[-1]
+    whole = len(device.measured)
+    ends = [place + 1 for place, byte in enumerate(journal) if byte == ord("\n")]
+    # Every byte of the header and around the ends of lines; of the others every 499th.
+    cuts = {*range(ends[0] + 3), *(end + shift for end in ends for shift in (-2, -1, 0)), *range(0, len(journal), 499)}
+    for cut in sorted(cuts):
+        partial.write_bytes(journal[:cut])
+        device.measured.clear()
+        table = build_table(SMALL, SETTINGS, path, plan=plan)
+        assert len(device.measured) == whole - max(0, sum(end <= cut for end in ends) - 1), cut
+        assert len(table.networks) == whole
+        assert not partial.exists()
+
+
+@pytest.mark.parametrize("line", [b"no JSON\n", b"{}\n", b'{"kind": "network", "network": {}}\n'])
+def test_a_damaged_journal_is_refused(line: bytes, device: Device, tmp_path: Path) -> None:
+    path = tmp_path / "table.json"
+    partial = path.with_name("table.json.partial")
+    kept: list[bytes] = []
+    build_table(SMALL, SETTINGS, path, progress=lambda *_: kept.append(partial.read_bytes()))
+    partial.write_bytes(kept[0] + line + b"\n")
+    with pytest.raises(ValueError, match=r"partial, line 3: damaged .*; remove the file"):
+        build_table(SMALL, SETTINGS, path)
+
+
+def test_a_device_without_memory_for_any_network(
+    device: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(TurnTaker, "measure", fail)
+    monkeypatch.setattr(TurnTaker, "measure_block", fail)
+    with pytest.raises(RuntimeError, match="cpu has not the memory for any of"):
+        build_table(SMALL, SETTINGS, tmp_path / "table.json")
+    with pytest.raises(IsADirectoryError, match="is a folder"):
+        build_table(SMALL, SETTINGS, tmp_path)
+
+
+def test_a_table_of_one_network_predicts_the_plain_sum(device: Device, tmp_path: Path) -> None:
+    space = SpaceSpec("shufflenetv2", ("dice_k3",), (0.1,), ((1,), (1,), (1,)), ("small",), (16,), 4)
+    table = build_table(space, SETTINGS, tmp_path / "table.json")
+    predictor = fit_predictor(table)
+    assert predictor.form == "block_sum"
+    prediction = predictor.predict(table.networks[0].architecture)
+    assert prediction.latency_ms == pytest.approx(math.fsum(table.blocks_ms().values()))
+    assert math.isinf(prediction.deviation_ms)
+
+
+def test_networks_without_infeasible_blocks_are_not_looked_for_for_ever(table: LatencyTable) -> None:
+    space = dataclasses.replace(SPACE, depths=((1, 2), (1, 2), (1, 2)), widths=(0.1, 0.2, 0.5))
+    stems = {n.blocks[0] for n in (get_backbone(SPACE.backbone).layout(a) for a in map(space.random, [Random(0)] * 50))}
+    hopeless = dataclasses.replace(table, space=space, infeasible=dict.fromkeys(stems, "out of memory"))
+    with pytest.raises(ValueError, match="only 0 networks were found"):
+        check_table(hopeless, SETTINGS, networks=3)
+
+
 def test_measurements_of_another_build_are_not_mixed_in(device: Device, tmp_path: Path) -> None:
     def interrupt(done: int, tasks: int, what: str) -> None:
         raise KeyboardInterrupt
@@ -186,6 +250,10 @@ def test_what_does_not_fit_into_memory_is_infeasible_and_the_build_goes_on(
     monkeypatch.setattr(TurnTaker, "measure_block", measure_block)
     table = build_table(SPACE, SETTINGS, tmp_path / "table.json")
     assert table.infeasible
+    # Blocks that stood beside one which could not run are not lost: they were timed elsewhere, or alone.
+    assert {*table.blocks_ms(), *table.infeasible} == set(VectorizedSpace(SPACE).blocks)
+    assert LatencyTable.load(tmp_path / "table.json") == table
+    assert not set(table.isolated_ms) & set(dataclasses.replace(table, isolated_ms={}).blocks_ms())
     assert all(is_big(block) or block.in_channels == 64 for block in table.infeasible)
     assert set(table.infeasible.values()) == {"out of memory"}
     architecture = next(
