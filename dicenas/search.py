@@ -156,6 +156,14 @@ def run_search(config: SearchConfig, out: str | Path = "runs") -> SearchResult:
     session = _Session(
         run, space, evaluate, config.latency, config.objectives, config.constraints, study.sampler, study.seed
     )
+    wanted, numbers = config.export.trial, run.trial_numbers()
+    if isinstance(wanted, int) and wanted >= config.search.trials and wanted not in numbers:
+        # Proposals that break a bound, or repeat one, take numbers too, so it need not be a mistake.
+        logger.warning(
+            "export.trial %d: a search of %d trials may never have it; best is always there",
+            wanted,
+            config.search.trials,
+        )
     result = session.run(config.to_dict(), config.search.trials)
     if not result.front:
         logger.warning("no trial of %s is complete: there is nothing to export", run.path)

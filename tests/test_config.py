@@ -161,6 +161,28 @@ def test_files_that_are_no_configuration(tmp_path: Path) -> None:
         load_config(path)
 
 
+def test_a_key_given_twice_is_a_mistake(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    quickstart = QUICKSTART.read_text(encoding="utf-8")
+    path.write_text(f"{quickstart}\nsearch:\n  trials: 3\n  trials: 4\n", encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    lines = quickstart.splitlines()
+    first, last = lines.index("search:") + 1, len(lines) + 2
+    assert caught.value.problems == [
+        f"search is given twice, in line {first} and in line {last}",
+        f"search.trials is given twice, in line {last + 1} and in line {last + 2}",
+    ]
+    path.write_text(f"{quickstart}\nlatency: {{batch: 0}}\nlatency: {{batch: 1}}\nextra: 1", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"(?s)latency is given twice.*unknown key extra"):
+        load_config(path)
+    # Merging is no repetition, and neither is an alias that holds itself.
+    path.write_text(f"{quickstart}\nx: &x {{a: 1}}\ny: {{<<: *x, a: 2}}\nz: &z [*z]", encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    assert [problem.partition(" (")[0] for problem in caught.value.problems] == [f"unknown key {key}" for key in "xyz"]
+
+
 def test_samplers_are_those_of_the_strategies() -> None:
     from dicenas import strategies
 

@@ -347,7 +347,9 @@ def cifar(root: Path, reference: Path, images: int) -> Path:
     return root
 
 
-def test_from_configuration_to_exported_network_on_real_images(tmp_path: Path, reference: Path) -> None:
+def test_from_configuration_to_exported_network_on_real_images(
+    tmp_path: Path, reference: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     root = cifar(tmp_path / "images", reference, images=240)
     config: SearchConfig = parse_config(
         {
@@ -391,3 +393,7 @@ def test_from_configuration_to_exported_network_on_real_images(tmp_path: Path, r
     assert run_search(changed, tmp_path / "runs").new_trials == 0
     assert Architecture.load(exported / "architecture.json") == result.run.read_trial(other).architecture
     assert not (exported / "model.safetensors").exists()
+    assert "may never have it" not in caplog.text
+    with pytest.raises(FileNotFoundError, match="no finished trial 99"):
+        run_search(parse_config({**kept, "export": {"trial": 99}}), tmp_path / "runs")
+    assert "export.trial 99: a search of 3 trials may never have it" in caplog.text

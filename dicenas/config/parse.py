@@ -22,6 +22,7 @@ from dicenas.config.schema import (
     StudyConfig,
 )
 from dicenas.config.values import Reader
+from dicenas.config.yaml_text import read_yaml
 from dicenas.cost import DTYPES, RUNTIMES, resolve_device
 from dicenas.evaluation import DATASETS, DataConfig, TrainConfig, check_data
 from dicenas.nets import list_backbones
@@ -92,12 +93,18 @@ def load_config(path: str | Path) -> SearchConfig:
     """
     source = str(path)
     try:
-        given = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        given, repeated = read_yaml(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError([f"cannot be read: {error}"], source) from error
     except yaml.YAMLError as error:
         raise ConfigError([f"is no YAML: {' '.join(str(error).split())}"], source) from error
-    return parse_config(given, source)
+    try:
+        config = parse_config(given, source)
+    except ConfigError as error:
+        raise ConfigError([*repeated, *error.problems], source) from None
+    if repeated:
+        raise ConfigError(repeated, source)
+    return config
 
 
 def parse_config(given: Any, source: str = "configuration") -> SearchConfig:
