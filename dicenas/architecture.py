@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 
 from dicenas.files import atomic_write_text
 
-__all__ = ["SCHEMA_VERSION", "STEMS", "Architecture"]
+__all__ = ["SCHEMA_VERSION", "STEMS", "Architecture", "size_pair"]
 
 #: Version of the JSON form; raised when a field is added, renamed or changes its meaning.
 SCHEMA_VERSION = 1
@@ -25,6 +25,11 @@ STEMS = ("imagenet", "small")
 
 #: From this image size on, in pixels, :meth:`Architecture.at_size` takes the ``imagenet`` stem.
 _IMAGENET_STEM_FROM = 64
+
+
+def size_pair(image_size: int | tuple[int, int]) -> tuple[int, int]:
+    """Return ``(H, W)`` of an image size that is one number for both, or the two."""
+    return image_size if isinstance(image_size, Sequence) else (image_size, image_size)
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,7 @@ class Architecture:
 
     def __post_init__(self) -> None:
         # Sequences of any kind are accepted and frozen, so that JSON lists compare equal to tuples.
-        size = (self.image_size,) * 2 if isinstance(self.image_size, int) else tuple(self.image_size)
+        size = tuple(size_pair(self.image_size))
         if any(isinstance(stage, str) or not all(isinstance(op, str) for op in stage) for stage in self.stages):
             raise ValueError(f"stages {self.stages!r} should give the names of the ops in a list for each stage")
         object.__setattr__(self, "stages", tuple(tuple(stage) for stage in self.stages))
@@ -83,7 +88,7 @@ class Architecture:
         Images of 64 pixels and more get the ``imagenet`` stem: a network searched on small images with the
         ``small`` stem would cost sixteen times as much on large ones, and nobody would deploy it so.
         """
-        size = (image_size, image_size) if isinstance(image_size, int) else image_size
+        size = size_pair(image_size)
         stem = "imagenet" if min(size) >= _IMAGENET_STEM_FROM else self.stem
         return self.replace(image_size=size, stem=stem)
 

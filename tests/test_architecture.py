@@ -161,7 +161,9 @@ def test_values_that_no_network_has(changes: dict[str, Any], message: str) -> No
         ({"width": None}, "wrong kind of value"),
         ({"stages": 3}, "wrong kind of value"),
         ({"stages": [3]}, "wrong kind of value"),
-        ({"image_size": None}, "wrong kind of value"),
+        ({"image_size": None}, r"image_size .* should be \(H, W\)"),
+        ({"image_size": 33.5}, r"image_size .* should be \(H, W\)"),
+        ({"stages": None}, "wrong kind of value"),
     ],
 )
 def test_bad_fields(changes: dict[str, Any], message: str) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from dicenas.architecture import size_pair
 from dicenas.cost.trace import NORMS, ModuleCall, Trace, trace_modules
 
 __all__ = ["SeparableSite", "find_separable_convolutions", "find_sites", "make_image"]
@@ -61,7 +62,7 @@ def make_image(model: nn.Module, in_channels: int, image_size: int | tuple[int, 
     Raises:
         ValueError: The image size is no size.
     """
-    size = (image_size, image_size) if isinstance(image_size, int) else image_size
+    size = size_pair(image_size)
     if not isinstance(size, tuple | list) or len(size) != 2 or any(not isinstance(n, int) or n < 1 for n in size):
         raise ValueError(f"image_size {image_size!r} should be a number of pixels or (H, W)")
     parameter = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))

@@ -33,6 +33,7 @@ __all__ = [
     "half",
     "list_backbones",
     "register_backbone",
+    "stage_behind",
 ]
 
 
@@ -119,9 +120,10 @@ class Backbone(ABC):
         """Number of stages."""
         return len(self.depths)
 
-    @abstractmethod
     def check_width(self, width: float) -> None:
         """Raise ``ValueError`` for a width multiplier that the family does not have."""
+        if not 0.05 <= width <= 8:
+            raise ValueError(f"{self.name}: width {width} is outside 0.05 to 8")
 
     @abstractmethod
     def layout(self, architecture: Architecture) -> Layout:
@@ -317,6 +319,27 @@ def architecture_cost(architecture: Architecture) -> Cost:
     """
     layout = get_backbone(architecture.backbone).checked_layout(architecture)
     return sum((_block_cost(architecture.backbone, block) for block in layout.blocks), Cost())
+
+
+def stage_behind(
+    last: BlockSpec, kind: str, names: Sequence[str], out_channels: int, stride: int
+) -> tuple[BlockSpec, ...]:
+    """Return the blocks of a stage whose first one sets its channels and size.
+
+    Args:
+        last: The block in front of the stage.
+        kind: Kind of the stage's blocks.
+        names: What an architecture calls them.
+        out_channels: Channels of the stage.
+        stride: Stride of its first block.
+    """
+    blocks = []
+    for name in names:
+        size = half(last.size) if stride == 2 else last.size
+        last = BlockSpec(kind, last.out_channels, out_channels, last.size, size, stride, name)
+        blocks.append(last)
+        stride = 1
+    return tuple(blocks)
 
 
 def half(size: tuple[int, int]) -> tuple[int, int]:

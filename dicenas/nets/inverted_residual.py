@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from abc import abstractmethod
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from dicenas.architecture import Architecture
-from dicenas.nets.backbone import Backbone, BlockSpec, Layout, half
+from dicenas.architecture import Architecture, size_pair
+from dicenas.nets.backbone import Backbone, BlockSpec, Layout, stage_behind
 from dicenas.nets.heads import LinearClassifier, linear_classifier_cost
-from dicenas.ops import CandidateArguments, ConvNormAct, Cost, conv_norm_act_cost, make_divisible, parse_candidate
+from dicenas.nets.stems import build_stem, conv_stem, stem_cost
+from dicenas.ops import CandidateArguments, ConvNormAct, Cost, make_divisible, parse_candidate
 
 __all__ = ["InvertedResidual", "InvertedResidualBackbone", "StagePlan"]
 
@@ -103,13 +105,8 @@ class InvertedResidualBackbone(Backbone):
         self, width: float = 1.0, num_classes: int = 1000, image_size: int | tuple[int, int] = 224
     ) -> Architecture:
         """Return the published network of the family, at any width."""
-        size = (image_size, image_size) if isinstance(image_size, int) else image_size
         stages = tuple(stage.published for stage in self.stages)
-        return Architecture(self.name, width, stages, image_size=size, num_classes=num_classes)
-
-    def check_width(self, width: float) -> None:
-        if not 0.05 <= width <= 8:
-            raise ValueError(f"{self.name}: width {width} is outside 0.05 to 8")
+        return Architecture(self.name, width, stages, image_size=size_pair(image_size), num_classes=num_classes)
 
     @abstractmethod
     def _head_features(self, width: float) -> int:
@@ -124,36 +121,23 @@ class InvertedResidualBackbone(Backbone):
         return block.activation or self.activation
 
     def layout(self, architecture: Architecture) -> Layout:
-        width, image = architecture.width, architecture.image_size
-        channels = make_divisible(self.stem_channels * width)
-        stride = 2 if architecture.stem == "imagenet" else 1
-        size = half(image) if stride == 2 else image
-        stem = BlockSpec("stem", architecture.in_channels, channels, image, size, stride)
-        stages = []
+        width, classes = architecture.width, architecture.num_classes
+        stem = conv_stem(architecture, make_divisible(self.stem_channels * width))
+        last, stages = stem, []
         for names, plan in zip(architecture.stages, self.stages, strict=True):
-            out_channels = make_divisible(plan.channels * width)
-            blocks = []
-            for position, name in enumerate(names):
-                stride = plan.stride if position == 0 else 1
-                in_size, size = size, half(size) if stride == 2 else size
-                blocks.append(
-                    BlockSpec(
-                        "inverted_residual",
-                        channels,
-                        out_channels,
-                        in_size,
-                        size,
-                        stride,
-                        name,
-                        hidden_channels=self._hidden_channels(plan, channels, name),
-                        activation=plan.activation,
-                    )
-                )
-                channels = out_channels
-            stages.append(tuple(blocks))
+            blocks = stage_behind(last, "inverted_residual", names, make_divisible(plan.channels * width), plan.stride)
+            stages.append(tuple(self._planned(block, plan) for block in blocks))
+            last = stages[-1][-1]
         features = self._head_features(width)
-        head = BlockSpec("head", channels, architecture.num_classes, size, size, hidden_channels=features, dropout=0.2)
+        head = BlockSpec(
+            "head", last.out_channels, classes, last.size, last.size, hidden_channels=features, dropout=0.2
+        )
         return Layout(stem, tuple(stages), head)
+
+    def _planned(self, block: BlockSpec, plan: StagePlan) -> BlockSpec:
+        assert block.op is not None
+        hidden_channels = self._hidden_channels(plan, block.in_channels, block.op)
+        return dataclasses.replace(block, hidden_channels=hidden_channels, activation=plan.activation)
 
     def op_arguments(self, block: BlockSpec) -> CandidateArguments:
         assert block.op is not None
@@ -179,7 +163,7 @@ class InvertedResidualBackbone(Backbone):
 
     def _build(self, block: BlockSpec) -> nn.Module:
         if block.kind == "stem":
-            return ConvNormAct(block.in_channels, block.out_channels, 3, block.stride, activation=self.activation)
+            return build_stem(block, self.activation)
         if block.kind == "head":
             return self._build_head(block)
         assert block.op is not None
@@ -206,7 +190,7 @@ class InvertedResidualBackbone(Backbone):
 
     def block_cost(self, block: BlockSpec) -> Cost:
         if block.kind == "stem":
-            return conv_norm_act_cost(block.in_channels, block.out_channels, 3, block.size, activation=self.activation)
+            return stem_cost(block, self.activation)
         if block.kind == "head":
             return self._head_cost(block)
         assert block.op is not None

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from torch import nn
 
-from dicenas.architecture import Architecture
-from dicenas.nets.backbone import Backbone, BlockSpec, Layout, half, register_backbone
+from dicenas.architecture import Architecture, size_pair
+from dicenas.nets.backbone import Backbone, BlockSpec, Layout, register_backbone, stage_behind
 from dicenas.nets.heads import PooledClassifier, pooled_classifier_cost
-from dicenas.ops import CandidateArguments, ConvNormAct, Cost, conv_norm_act_cost, make_divisible, parse_candidate
+from dicenas.nets.stems import build_stem, conv_stem, stem_cost
+from dicenas.ops import CandidateArguments, Cost, make_divisible, parse_candidate
 
 __all__ = ["MobileNetV1", "mobilenetv1_architecture"]
 
@@ -32,27 +33,13 @@ class MobileNetV1(Backbone):
     depths = ((1,), (1, 2), (1, 2), (4, 5, 6), (1, 2))
     ops = ("dw_pw", "dw_pw_se", "dice", "skip")
 
-    def check_width(self, width: float) -> None:
-        if not 0.05 <= width <= 8:
-            raise ValueError(f"{self.name}: width {width} is outside 0.05 to 8")
-
     def layout(self, architecture: Architecture) -> Layout:
-        width, image = architecture.width, architecture.image_size
-        channels = make_divisible(32 * width)
-        stride = 2 if architecture.stem == "imagenet" else 1
-        size = half(image) if stride == 2 else image
-        stem = BlockSpec("stem", architecture.in_channels, channels, image, size, stride)
-        stages = []
-        for ops, (base_channels, stage_stride) in zip(architecture.stages, _STAGES, strict=True):
-            out_channels = make_divisible(base_channels * width)
-            blocks = []
-            for position, op in enumerate(ops):
-                stride = stage_stride if position == 0 else 1
-                in_size, size = size, half(size) if stride == 2 else size
-                blocks.append(BlockSpec("block", channels, out_channels, in_size, size, stride, op))
-                channels = out_channels
-            stages.append(tuple(blocks))
-        head = BlockSpec("head", channels, architecture.num_classes, size, size)
+        stem = conv_stem(architecture, make_divisible(32 * architecture.width))
+        last, stages = stem, []
+        for ops, (base_channels, stride) in zip(architecture.stages, _STAGES, strict=True):
+            stages.append(stage_behind(last, "block", ops, make_divisible(base_channels * architecture.width), stride))
+            last = stages[-1][-1]
+        head = BlockSpec("head", last.out_channels, architecture.num_classes, last.size, last.size)
         return Layout(stem, tuple(stages), head)
 
     def op_arguments(self, block: BlockSpec) -> CandidateArguments:
@@ -70,14 +57,14 @@ class MobileNetV1(Backbone):
 
     def build_block(self, block: BlockSpec) -> nn.Module:
         if block.kind == "stem":
-            return ConvNormAct(block.in_channels, block.out_channels, 3, block.stride, activation=self.activation)
+            return build_stem(block, self.activation)
         if block.kind == "head":
             return PooledClassifier(block.in_channels, block.out_channels)
         return self._build_op(block, final_activation=True)
 
     def block_cost(self, block: BlockSpec) -> Cost:
         if block.kind == "stem":
-            return conv_norm_act_cost(block.in_channels, block.out_channels, 3, block.size, activation=self.activation)
+            return stem_cost(block, self.activation)
         if block.kind == "head":
             return pooled_classifier_cost(block.in_channels, block.out_channels)
         return self._op_cost(block)
@@ -90,6 +77,5 @@ def mobilenetv1_architecture(
     width: float = 1.0, num_classes: int = 1000, image_size: int | tuple[int, int] = 224
 ) -> Architecture:
     """Return the published MobileNetV1 as a point of the family."""
-    size = (image_size, image_size) if isinstance(image_size, int) else image_size
     stages = tuple(("dw_pw_k3",) * depth for depth in _PUBLISHED_DEPTHS)
-    return Architecture("mobilenetv1", width, stages, image_size=size, num_classes=num_classes)
+    return Architecture("mobilenetv1", width, stages, image_size=size_pair(image_size), num_classes=num_classes)

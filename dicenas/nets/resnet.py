@@ -6,9 +6,10 @@ import dataclasses
 
 from torch import Tensor, nn
 
-from dicenas.architecture import Architecture
-from dicenas.nets.backbone import Backbone, BlockSpec, Layout, half, register_backbone
+from dicenas.architecture import Architecture, size_pair
+from dicenas.nets.backbone import Backbone, BlockSpec, Layout, register_backbone, stage_behind
 from dicenas.nets.heads import PooledClassifier, pooled_classifier_cost
+from dicenas.nets.stems import build_stem, pooled_stem, stem_cost
 from dicenas.ops import (
     CandidateArguments,
     ConvNormAct,
@@ -75,29 +76,15 @@ class ResNet(Backbone):
     widths = (0.16, 0.25, 0.37)
     depths = ((2, 3), (2, 3, 4), (4, 5, 6), (2, 3))
 
-    def check_width(self, width: float) -> None:
-        if not 0.05 <= width <= 8:
-            raise ValueError(f"{self.name}: width {width} is outside 0.05 to 8")
-
     def layout(self, architecture: Architecture) -> Layout:
-        width, image = architecture.width, architecture.image_size
-        channels = make_divisible(64 * width, _DIVISOR)
-        stride, size = (4, half(half(image))) if architecture.stem == "imagenet" else (1, image)
-        stem = BlockSpec(f"stem_{architecture.stem}", architecture.in_channels, channels, image, size, stride)
-        stages = []
-        for ops, (base_channels, stage_stride) in zip(architecture.stages, _STAGES, strict=True):
-            hidden_channels = make_divisible(base_channels * width, _DIVISOR)
-            out_channels = _EXPANSION * hidden_channels
-            blocks = []
-            for position, op in enumerate(ops):
-                stride = stage_stride if position == 0 else 1
-                in_size, size = size, half(size) if stride == 2 else size
-                blocks.append(
-                    BlockSpec("bottleneck", channels, out_channels, in_size, size, stride, op, hidden_channels)
-                )
-                channels = out_channels
-            stages.append(tuple(blocks))
-        head = BlockSpec("head", channels, architecture.num_classes, size, size)
+        stem = pooled_stem(architecture, make_divisible(64 * architecture.width, _DIVISOR))
+        last, stages = stem, []
+        for ops, (base_channels, stride) in zip(architecture.stages, _STAGES, strict=True):
+            hidden = make_divisible(base_channels * architecture.width, _DIVISOR)
+            blocks = stage_behind(last, "bottleneck", ops, _EXPANSION * hidden, stride)
+            stages.append(tuple(dataclasses.replace(block, hidden_channels=hidden) for block in blocks))
+            last = stages[-1][-1]
+        head = BlockSpec("head", last.out_channels, architecture.num_classes, last.size, last.size)
         return Layout(stem, tuple(stages), head)
 
     def op_arguments(self, block: BlockSpec) -> CandidateArguments:
@@ -120,11 +107,8 @@ class ResNet(Backbone):
         )
 
     def build_block(self, block: BlockSpec) -> nn.Module:
-        if block.kind == "stem_imagenet":
-            conv = ConvNormAct(block.in_channels, block.out_channels, 3, 2, activation=self.activation)
-            return nn.Sequential(conv, nn.MaxPool2d(3, stride=2, padding=1))
-        if block.kind == "stem_small":
-            return nn.Sequential(ConvNormAct(block.in_channels, block.out_channels, 3, activation=self.activation))
+        if block.kind.startswith("stem"):
+            return build_stem(block, self.activation)
         if block.kind == "head":
             return PooledClassifier(block.in_channels, block.out_channels)
         assert block.op is not None
@@ -152,8 +136,7 @@ class ResNet(Backbone):
 
     def block_cost(self, block: BlockSpec) -> Cost:
         if block.kind.startswith("stem"):
-            size = half(block.in_size) if block.kind == "stem_imagenet" else block.size
-            return conv_norm_act_cost(block.in_channels, block.out_channels, 3, size, activation=self.activation)
+            return stem_cost(block, self.activation)
         if block.kind == "head":
             return pooled_classifier_cost(block.in_channels, block.out_channels)
         assert block.op is not None
@@ -200,7 +183,5 @@ def resnet_architecture(
         op: Candidate op of every block.
         depths: Blocks of each stage.
     """
-    size = (image_size, image_size) if isinstance(image_size, int) else image_size
-    return Architecture(
-        "resnet", width, tuple((op,) * depth for depth in depths), image_size=size, num_classes=num_classes
-    )
+    stages = tuple((op,) * depth for depth in depths)
+    return Architecture("resnet", width, stages, image_size=size_pair(image_size), num_classes=num_classes)

@@ -11,8 +11,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from dicenas.architecture import Architecture
+from dicenas.architecture import Architecture, size_pair
 from dicenas.nets.backbone import Backbone, BlockSpec, Layout, Network, build, half, register_backbone
+from dicenas.nets.stems import build_stem, pooled_stem, stem_cost
 from dicenas.ops import (
     CandidateArguments,
     ChannelShuffle,
@@ -21,7 +22,6 @@ from dicenas.ops import (
     Downsample,
     SeparableConv,
     conv_cost,
-    conv_norm_act_cost,
     parse_candidate,
 )
 from dicenas.ops.candidates import separable_cost
@@ -180,10 +180,8 @@ class ShuffleNetV2(Backbone):
 
     def layout(self, architecture: Architecture) -> Layout:
         stem_channels, channels, *stage_channels, head_channels = self.channels[architecture.width]
-        image = architecture.image_size
-        stride, size = (4, half(half(image))) if architecture.stem == "imagenet" else (1, image)
-        stem = BlockSpec(f"stem_{architecture.stem}", architecture.in_channels, stem_channels, image, size, stride)
-        stages = []
+        stem = pooled_stem(architecture, stem_channels)
+        size, stages = stem.size, []
         for ops, out_channels in zip(architecture.stages, stage_channels, strict=True):
             in_size, size = size, half(size)
             strided = self._strided_channels(channels, out_channels)
@@ -227,11 +225,8 @@ class ShuffleNetV2(Backbone):
         )
 
     def build_block(self, block: BlockSpec) -> nn.Module:
-        if block.kind == "stem_imagenet":
-            conv = ConvNormAct(block.in_channels, block.out_channels, 3, stride=2, activation=self.activation)
-            return nn.Sequential(conv, nn.MaxPool2d(3, stride=2, padding=1))
-        if block.kind == "stem_small":
-            return nn.Sequential(ConvNormAct(block.in_channels, block.out_channels, 3, activation=self.activation))
+        if block.kind.startswith("stem"):
+            return build_stem(block, self.activation)
         if block.kind == "head":
             return self._build_head(block)
         assert block.op is not None
@@ -248,8 +243,7 @@ class ShuffleNetV2(Backbone):
 
     def block_cost(self, block: BlockSpec) -> Cost:
         if block.kind.startswith("stem"):
-            size = half(block.in_size) if block.kind == "stem_imagenet" else block.size
-            return conv_norm_act_cost(block.in_channels, block.out_channels, 3, size, activation=self.activation)
+            return stem_cost(block, self.activation)
         if block.kind == "head":
             return self._head_cost(block)
         assert block.op is not None
@@ -278,9 +272,8 @@ def dicenet_architecture(
     scale: float, num_classes: int = 1000, image_size: int | tuple[int, int] = 224
 ) -> Architecture:
     """Return DiCENet (arXiv 1906.03516) at a published scale as a point of the ShuffleNetV2 family."""
-    size = (image_size, image_size) if isinstance(image_size, int) else image_size
     stages = tuple(("dice_k3",) * (depth + 1) for depth in (3, 7, 3))
-    return Architecture("shufflenetv2", scale, stages, image_size=size, num_classes=num_classes)
+    return Architecture("shufflenetv2", scale, stages, image_size=size_pair(image_size), num_classes=num_classes)
 
 
 def dicenet(

@@ -11,10 +11,10 @@ from typing import ClassVar, Literal
 
 from torch import nn
 
-from dicenas.architecture import Architecture
+from dicenas.architecture import Architecture, size_pair
 from dicenas.nets.backbone import BlockSpec, Network, build, register_backbone
 from dicenas.nets.heads import LinearClassifier, linear_classifier_cost
-from dicenas.nets.shufflenetv2 import ShuffleNetV2
+from dicenas.nets.shufflenetv2 import CHANNELS, ShuffleNetV2
 from dicenas.ops import Cost, Downsample
 from dicenas.spelling import did_you_mean
 
@@ -28,13 +28,11 @@ __all__ = [
     "shufflenetv2_architecture",
 ]
 
-#: Channels by width: stem, the first stage's input, the three stages, the head's convolution.
+#: Channels by width: stem, the first stage's input, the three stages, the head's convolution. DiCENet took them over,
+#: all but the head at width 2.
 EDGENETS_CHANNELS: dict[float, tuple[int, int, int, int, int, int]] = {
-    0.1: (8, 8, 16, 32, 64, 512),
-    0.5: (24, 24, 48, 96, 192, 1024),
-    1.0: (24, 24, 116, 232, 464, 1024),
-    1.5: (24, 24, 176, 352, 704, 1024),
-    2.0: (24, 24, 244, 488, 976, 2048),
+    **{width: CHANNELS[width] for width in (0.1, 0.5, 1.0, 1.5)},
+    2.0: (*CHANNELS[2.0][:-1], 2048),
 }
 TORCHVISION_CHANNELS = {width: EDGENETS_CHANNELS[width] for width in (0.5, 1.0, 1.5, 2.0)}
 
@@ -110,9 +108,8 @@ def shufflenetv2_architecture(
     """Return a published ShuffleNetV2 as a point of its family; arguments as :func:`shufflenetv2`."""
     if layout not in LAYOUTS:
         raise ValueError(f"unknown layout {layout!r}{did_you_mean(layout, LAYOUTS)} (known: {', '.join(LAYOUTS)})")
-    size = (image_size, image_size) if isinstance(image_size, int) else image_size
     stages = tuple(("separable_k3",) * (depth + 1) for depth in _PUBLISHED_DEPTHS)
-    return Architecture(LAYOUTS[layout], width, stages, image_size=size, num_classes=num_classes)
+    return Architecture(LAYOUTS[layout], width, stages, image_size=size_pair(image_size), num_classes=num_classes)
 
 
 def shufflenetv2(
