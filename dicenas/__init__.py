@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     from dicenas.architecture import Architecture as Architecture
     from dicenas.convert import convert as convert
     from dicenas.nets import build as build
+    from dicenas.nets import dicenet as dicenet
+    from dicenas.nets import dicenet_segmentation as dicenet_segmentation
     from dicenas.nets import fuse_for_inference as fuse_for_inference
+    from dicenas.nets import shufflenetv2 as shufflenetv2
     from dicenas.search import search as search
     from dicenas.space import SpaceSpec as SpaceSpec
 
@@ -26,8 +29,11 @@ _EXPORTS = {
     "SpaceSpec": "dicenas.space",
     "build": "dicenas.nets",
     "convert": "dicenas.convert",
+    "dicenet": "dicenas.nets",
+    "dicenet_segmentation": "dicenas.nets",
     "fuse_for_inference": "dicenas.nets",
     "search": "dicenas.search",
+    "shufflenetv2": "dicenas.nets",
 }
 
 __all__ = ["__version__", *_EXPORTS]

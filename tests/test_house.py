@@ -237,14 +237,16 @@ def test_the_op_runs_with_torch_alone() -> None:
     assert out.split("\n")[0] == "(2, 24, 8, 6) (2, 16, 8, 6)"
 
 
-@pytest.mark.parametrize("name", sorted(dicenas._EXPORTS))
-def test_top_level_name_is_its_module_s(name: str) -> None:
+def test_top_level_names_are_their_modules_s() -> None:
     out = run_python(
-        f"import importlib, dicenas\nvalue = dicenas.{name}\n"
-        f"module = importlib.import_module({dicenas._EXPORTS[name]!r})\n"
-        f"print(value is getattr(module, {name!r}), {name!r} in dir(dicenas))"
+        "import importlib, dicenas\n"
+        "for name, module in dicenas._EXPORTS.items():\n"
+        "    value = getattr(dicenas, name)\n"
+        "    assert value is getattr(importlib.import_module(module), name), name\n"
+        "    assert name in dir(dicenas), name\n"
+        "print(len(dicenas._EXPORTS))"
     )
-    assert out.split() == ["True", "True"]
+    assert int(out) == len(dicenas._EXPORTS)
 
 
 @pytest.mark.parametrize(
@@ -258,6 +260,21 @@ def test_search_is_the_function_whatever_is_imported_first(first: str) -> None:
         "print(inspect.isfunction(dicenas.search), inspect.ismodule(sys.modules['dicenas.search']))"
     )
     assert out.split() == ["True", "True"]
+
+
+@pytest.mark.parametrize(
+    "first",
+    ["from dicenas.nets.shufflenetv2 import CHANNELS", "import dicenas.nets.shufflenetv2", "import dicenas.nets.zoo"],
+)
+def test_shufflenetv2_is_the_function_and_its_module_is_there(first: str) -> None:
+    """A module and a function share this name too."""
+    out = run_python(
+        f"{first}\nimport dicenas, inspect, sys\nfrom dicenas.nets import shufflenetv2\n"
+        "from dicenas.nets.shufflenetv2 import CHANNELS, ShuffleUnit\n"
+        "print(inspect.isfunction(dicenas.nets.shufflenetv2), dicenas.shufflenetv2 is shufflenetv2, "
+        "inspect.ismodule(sys.modules['dicenas.nets.shufflenetv2']))"
+    )
+    assert out.split() == ["True"] * 3
 
 
 def test_unknown_top_level_name_is_an_attribute_error() -> None:
