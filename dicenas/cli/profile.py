@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,10 +12,12 @@ from dicenas.cli.arguments import Subparsers, positive_int, trial
 
 if TYPE_CHECKING:
     from dicenas.architecture import Architecture
-    from dicenas.cost import BlockProfile, LayerKind
+    from dicenas.cost import BlockProfile, KernelTime, LayerKind
     from dicenas.ops import Cost
 
 __all__ = ["add_parser", "run"]
+
+_KERNELS_SHOWN = 15
 
 _DESCRIPTION = """\
 Show what a network costs: FLOPs (MACs), parameters and time block by block and by kind of layer, peak memory, and its
@@ -27,6 +30,7 @@ examples:
   dicenas profile dicenet_100
   dicenas profile runs/quickstart --trial 7 --threads 2
   dicenas profile dicenet_100 --plot dicenet.png
+  dicenas profile dicenet_100 --kernels
   dicenas profile mobilenetv2_100 --device cuda --batch 32 --runtime eager
 """
 
@@ -49,18 +53,22 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("--runtime", default="kernels", help="eager, kernels, fused or compiled (default: kernels)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
     parser.add_argument("--dtype", default="float32", help="number type, such as float16 (default: float32)")
+    parser.add_argument("--kernels", action="store_true", help="list the kernels that take most, by torch.profiler")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw it into this file, .png, .svg or .pdf")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the costs of a network."""
+    if args.kernels:  # else the profiler writes of its own affairs; it reads this when torch is loaded
+        os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     from dicenas.cli.source import read_source
     from dicenas.cost import (
         DTYPES,
         LatencySettings,
         count_macs,
         count_params,
+        kernel_times,
         measure_latency,
         peak_memory_mb,
         profile_blocks,
@@ -109,6 +117,10 @@ def run(args: argparse.Namespace) -> int:
         f"  batch {latency.batch}, runtime {latency.runtime}, {latency.dtype}, threads {latency.threads}, "
         f"{latency.device}: {latency.device_name}, torch {latency.torch_version}"
     )
+    if latency.launch_overhead_ms is not None:
+        print(f"  launched kernel by kernel, not as a CUDA graph: {latency.launch_overhead_ms:.3g} ms more")
+    if args.kernels:
+        _print_kernels(kernel_times(network, input_size, LatencySettings(**how, **where)))
     if args.plot is not None:
         title = (
             f"{source.name} at {_size(architecture.image_size)}: batch {latency.batch}, runtime {latency.runtime}, "
@@ -200,6 +212,25 @@ def _print_bottleneck(places: Sequence[str], profiles: Sequence[BlockProfile]) -
         kind, share = largest([KIND_LABELS[kind] for kind in times], list(times.values()))
         text += f". Of the kinds of layers, most time: {kind} ({share})"
     print(f"\n{text}.")
+
+
+def _print_kernels(kernels: Sequence[KernelTime]) -> None:
+    """Print the table of the kernels that take most."""
+    from dicenas.report import print_table
+
+    total_ms = sum(kernel.time_ms for kernel in kernels)
+    shown, rest = kernels[:_KERNELS_SHOWN], kernels[_KERNELS_SHOWN:]
+    rows = [
+        [kernel.name[:80], f"{kernel.calls:g}", _time(kernel.time_ms), _percent(kernel.time_ms, total_ms)]
+        for kernel in shown
+    ]
+    if rest:
+        rest_ms = sum(kernel.time_ms for kernel in rest)
+        calls = sum(kernel.calls for kernel in rest)
+        rows.append([f"{len(rest)} others", f"{calls:g}", _time(rest_ms), _percent(rest_ms, total_ms)])
+    print()
+    print_table(["kernel", "calls", "ms", "share"], rows, align="lrrr")
+    print("The profiler itself takes time in each call: shares count, not sums.")
 
 
 def _times_by_kind(profiles: Sequence[BlockProfile]) -> dict[LayerKind, float]:

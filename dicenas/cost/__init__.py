@@ -10,7 +10,8 @@ from dicenas.cost.breakdown import (
     module_times_ms,
 )
 from dicenas.cost.candidates import CandidateProfile, build_for_profile, candidate_fits, profile_candidate
-from dicenas.cost.device import device_name, resolve_device
+from dicenas.cost.device import clock_mhz, device_name, driver_version, resolve_device
+from dicenas.cost.kernel_view import KernelTime, kernel_times
 from dicenas.cost.latency import Comparison, LatencyResult, compare_latency, measure_interleaved, measure_latency
 from dicenas.cost.macs import (
     CountedModule,
@@ -35,6 +36,7 @@ __all__ = [
     "CandidateProfile",
     "Comparison",
     "CountedModule",
+    "KernelTime",
     "LatencyResult",
     "LatencySettings",
     "LayerCost",
@@ -44,12 +46,15 @@ __all__ = [
     "UncountedModuleError",
     "build_for_profile",
     "candidate_fits",
+    "clock_mhz",
     "compare_latency",
     "cost_by_kind",
     "count_macs",
     "count_modules",
     "count_params",
     "device_name",
+    "driver_version",
+    "kernel_times",
     "layer_costs",
     "layer_kind",
     "measure_interleaved",

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 
-__all__ = ["device_name", "resolve_device"]
+__all__ = ["clock_mhz", "device_name", "driver_version", "last_cache_bytes", "resolve_device"]
+
+_CPUINFO = Path("/proc/cpuinfo")
+_CPU_CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
+_USUAL_CACHE_BYTES = 32 * 2**20
 
 
 def resolve_device(name: str | torch.device) -> torch.device:
@@ -40,11 +46,55 @@ def device_name(device: torch.device) -> str:
     return f"{_processor_model()} ({torch.backends.cpu.get_cpu_capability()})"
 
 
+def driver_version(device: torch.device) -> str | None:
+    """Return the version of a graphics card's driver; None for the CPU, and where nvidia-ml-py is not installed."""
+    return None if device.type == "cpu" else _ask_nvml(lambda pynvml: str(pynvml.nvmlSystemGetDriverVersion()))
+
+
+def clock_mhz(device: torch.device) -> float | None:
+    """Return the clock of a device just now in MHz: of a graphics card's multiprocessors, of the fastest CPU core.
+
+    None where the system or the driver does not say.
+    """
+    if device.type == "cuda":
+        return _ask_nvml(lambda pynvml: float(torch.cuda.clock_rate(device)))
+    clocks = [float(value) for value in _cpuinfo("cpu MHz")]
+    return max(clocks, default=None)
+
+
+def last_cache_bytes(device: torch.device) -> int:
+    """Return the size of the cache in front of a device's memory: L2 of a graphics card, the last one of a CPU."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).L2_cache_size)
+    units = {"K": 2**10, "M": 2**20, "G": 2**30}
+    texts = [file.read_text(encoding="utf-8").strip() for file in _CPU_CACHES.glob("index*/size")]
+    sizes = [int(text[:-1]) * units[text[-1]] if text[-1] in units else int(text) for text in texts if text]
+    return max(sizes, default=_USUAL_CACHE_BYTES)
+
+
+_Answer = TypeVar("_Answer")
+
+
+def _ask_nvml(question: Callable[[Any], _Answer]) -> _Answer | None:
+    """Ask the library of NVIDIA's driver; None where it is not installed, or does not tell on this machine."""
+    try:
+        import pynvml
+    except ImportError:
+        return None
+    try:
+        pynvml.nvmlInit()
+        return question(pynvml)
+    except (pynvml.NVMLError, RuntimeError):
+        return None
+
+
 def _processor_model() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
-            key, _, value = line.partition(":")
-            if key.strip() == "model name" and value.strip():
-                return value.strip()
-    return platform.processor() or platform.machine()
+    return next(iter(_cpuinfo("model name")), None) or platform.processor() or platform.machine()
+
+
+def _cpuinfo(name: str) -> list[str]:
+    """Return what Linux says of each processor under a name; nothing on other systems."""
+    if not _CPUINFO.is_file():
+        return []
+    pairs = (line.partition(":") for line in _CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines())
+    return [value.strip() for key, _, value in pairs if key.strip() == name and value.strip()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import platform
 import random
@@ -12,11 +13,22 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeAlias
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from dicenas.cost.device import device_name, resolve_device
+from dicenas.cost.device import clock_mhz, device_name, driver_version, resolve_device
 from dicenas.cost.runtimes import LatencySettings, as_runtime, prepare, using_threads
-from dicenas.cost.timing import Method, Timer, Verdict, cpu_timer, cuda_timer, median_interval, repeat, summarize
+from dicenas.cost.timing import (
+    Method,
+    Timer,
+    Verdict,
+    cache_flush,
+    cpu_timer,
+    cuda_timer,
+    launch_timer,
+    median_interval,
+    repeat,
+    summarize,
+)
 
 __all__ = [
     "Comparison",
@@ -50,6 +62,12 @@ class LatencyResult:
         input_size: Shape of one input without the batch.
         memory_format: Layout of the tensors.
         threads: CPU threads.
+        cold: Whether the caches were flushed before every run.
+        launch_overhead_ms: What a run takes longer than ``latency_ms`` when its kernels are launched one by one to an
+            idle device; None where no CUDA graph was timed.
+        clock_mhz: Clock of the device right behind the runs, see :func:`~dicenas.cost.clock_mhz`; None where it cannot
+            be read.
+        driver_version: Driver of the graphics card; None for the CPU and where it cannot be read.
         torch_version: Version of torch.
         python_version: Version of Python.
         platform: Operating system.
@@ -73,6 +91,10 @@ class LatencyResult:
     input_size: tuple[int, ...]
     memory_format: str
     threads: int
+    cold: bool
+    launch_overhead_ms: float | None
+    clock_mhz: float | None
+    driver_version: str | None
     torch_version: str
     python_version: str
     platform: str
@@ -93,12 +115,13 @@ def measure_latency(
     threads: int | None = None,
     runtime: str = "kernels",
     memory_format: str = "contiguous",
+    cold: bool = False,
     time_limit_s: float = 0.5,
 ) -> LatencyResult:
     """Measure how long a forward pass takes, in evaluation mode and without gradients.
 
     Runs repeat until the median is known to 3 % or the time limit is over, ten times at least. On CUDA the times are
-    taken by events around replays of a CUDA graph, so that launch overhead is not part of them.
+    taken by events around replays of a CUDA graph, so that launch overhead is not part of them; it is reported apart.
 
     Args:
         module: Any module that takes one tensor; it is not changed.
@@ -109,6 +132,7 @@ def measure_latency(
         threads: CPU threads while measuring; those set in torch where it is None.
         runtime: One of :data:`~dicenas.cost.RUNTIMES`.
         memory_format: One of :data:`~dicenas.cost.MEMORY_FORMATS`.
+        cold: Flush the device's caches before every run, so that weights and input come from memory.
         time_limit_s: Limit of the timed runs together, in seconds; warm-up and compilation come on top.
 
     Raises:
@@ -117,9 +141,14 @@ def measure_latency(
     settings = LatencySettings(str(device), batch, dtype, threads, runtime, memory_format)
     _check_time_limit(time_limit_s)
     with ExitStack() as stack:
-        timer, method = _timer(stack, module, input_size, settings)
-        times_ms = repeat(timer, time_limit_s)
-        return _result(times_ms, method, input_size, settings)
+        run, x = _ready(stack, module, input_size, settings)
+        before = [cache_flush(x.device)] if cold else []
+        timer, method = (cpu_timer if x.device.type == "cpu" else cuda_timer)(run, x, *before)
+        result = dataclasses.replace(_result(repeat(timer, time_limit_s), method, input_size, settings), cold=cold)
+        if method == "graph" and not cold:
+            launched_ms = summarize(repeat(launch_timer(run, x), 0))["latency_ms"]
+            result = dataclasses.replace(result, launch_overhead_ms=launched_ms - result.latency_ms)
+        return result
 
 
 def measure_interleaved(
@@ -234,11 +263,19 @@ def _timer(
     stack: ExitStack, module: nn.Module, input_size: tuple[int, ...], settings: LatencySettings
 ) -> tuple[Timer, Method]:
     """Make a module ready to be timed for as long as the stack is open."""
+    run, x = _ready(stack, module, input_size, settings)
+    return (cpu_timer if x.device.type == "cpu" else cuda_timer)(run, x)
+
+
+def _ready(
+    stack: ExitStack, module: nn.Module, input_size: tuple[int, ...], settings: LatencySettings
+) -> tuple[Callable[[Tensor], Any], Tensor]:
+    """Make a module ready to be run for as long as the stack is open."""
     twin, x = prepare(module, input_size, settings)
     stack.enter_context(using_threads(settings.threads))
     run = stack.enter_context(as_runtime(twin, settings.runtime, x))
     stack.enter_context(torch.inference_mode())
-    return cpu_timer(run, x) if x.device.type == "cpu" else cuda_timer(run, x)
+    return run, x
 
 
 def _result(
@@ -256,6 +293,10 @@ def _result(
         input_size=tuple(input_size),
         memory_format=settings.memory_format,
         threads=settings.threads or torch.get_num_threads(),
+        cold=False,
+        launch_overhead_ms=None,
+        clock_mhz=clock_mhz(device),
+        driver_version=driver_version(device),
         torch_version=torch.__version__,
         python_version=platform.python_version(),
         platform=platform.platform(),

@@ -11,12 +11,16 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from dicenas.cost.device import last_cache_bytes
+
 __all__ = [
     "Method",
     "Timer",
     "Verdict",
+    "cache_flush",
     "cpu_timer",
     "cuda_timer",
+    "launch_timer",
     "median_interval",
     "repeat",
     "summarize",
@@ -80,12 +84,29 @@ def _quantile(ordered: Sequence[float], share: float) -> float:
     return ordered[below] + (position - below) * (ordered[above] - ordered[below])
 
 
-def cpu_timer(run: Callable[[Tensor], Any], x: Tensor) -> tuple[Timer, Method]:
-    """Return a timer by the clock, for work that is done when the call returns."""
+def cache_flush(device: torch.device) -> Callable[[], object]:
+    """Return what drives everything else out of a device's caches: it writes a buffer larger than the last of them."""
+    buffer = torch.zeros(2 * last_cache_bytes(device), dtype=torch.uint8, device=device)
+    return lambda: buffer.add_(1)
+
+
+def _nothing() -> None:
+    pass
+
+
+def cpu_timer(run: Callable[[Tensor], Any], x: Tensor, before: Callable[[], object] = _nothing) -> tuple[Timer, Method]:
+    """Return a timer by the clock, for work that is done when the call returns.
+
+    Args:
+        run: What is timed.
+        x: Its input.
+        before: Called before each timed run, untimed.
+    """
     for _ in range(_WARM_UP_RUNS):
         run(x)
 
     def timer() -> float:
+        before()
         start = time.perf_counter_ns()
         run(x)
         return (time.perf_counter_ns() - start) / 1e6
@@ -93,8 +114,16 @@ def cpu_timer(run: Callable[[Tensor], Any], x: Tensor) -> tuple[Timer, Method]:
     return timer, "clock"
 
 
-def cuda_timer(run: Callable[[Tensor], Any], x: Tensor) -> tuple[Timer, Method]:
-    """Return a timer by events around replays of a CUDA graph, or around launches where a run cannot be captured."""
+def cuda_timer(
+    run: Callable[[Tensor], Any], x: Tensor, before: Callable[[], object] = _nothing
+) -> tuple[Timer, Method]:
+    """Return a timer by events around replays of a CUDA graph, or around launches where a run cannot be captured.
+
+    Args:
+        run: What is timed.
+        x: Its input.
+        before: Enqueued before each timed run, untimed.
+    """
     with torch.cuda.device(x.device):
         # A stream of its own, as capture asks for, and of this device; libraries allocate workspaces in the warm-up.
         stream = torch.cuda.Stream()
@@ -116,6 +145,7 @@ def cuda_timer(run: Callable[[Tensor], Any], x: Tensor) -> tuple[Timer, Method]:
             start = torch.cuda.Event(enable_timing=True)
             end = torch.cuda.Event(enable_timing=True)
             once()  # keeps the device busy until the host has enqueued the run that is timed
+            before()
             start.record()
             once()
             end.record()
@@ -123,6 +153,23 @@ def cuda_timer(run: Callable[[Tensor], Any], x: Tensor) -> tuple[Timer, Method]:
             return start.elapsed_time(end)
 
     return timer, "events" if graph is None else "graph"
+
+
+def launch_timer(run: Callable[[Tensor], Any], x: Tensor) -> Timer:
+    """Return a timer of a run whose kernels the host launches one by one to an idle CUDA device."""
+
+    def timer() -> float:
+        with torch.cuda.device(x.device):
+            start = torch.cuda.Event(enable_timing=True)
+            end = torch.cuda.Event(enable_timing=True)
+            torch.cuda.synchronize()
+            start.record()
+            run(x)
+            end.record()
+            end.synchronize()
+            return start.elapsed_time(end)
+
+    return timer
 
 
 def _synchronizes(run: Callable[[Tensor], Any], x: Tensor) -> bool:

@@ -103,6 +103,16 @@ def test_profile_adds_up(capsys: pytest.CaptureFixture[str]) -> None:
     assert "batch 2, runtime kernels" in out
 
 
+def test_profile_lists_kernels(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["profile", "dicenet_010", "--input-size", "32", "--runtime", "eager", "--kernels"]) == 0
+    out = capsys.readouterr().out
+    table = out[out.index("kernel ") :]
+    assert "aten::" in table
+    assert " others" in table
+    shares = [float(line.split()[-1].rstrip("%")) for line in table.splitlines() if line.endswith("%")]
+    assert sum(shares) == pytest.approx(100, abs=1)
+
+
 def test_profile_of_a_trial_is_taken_where_the_run_took_its_costs(
     run: RunFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:

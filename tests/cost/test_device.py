@@ -1,11 +1,16 @@
 from __future__ import annotations
 
 import platform
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
-from dicenas.cost import device_name, resolve_device
+from dicenas.cost import clock_mhz, device, device_name, driver_version, resolve_device
+from dicenas.cost.device import last_cache_bytes
 
 
 @pytest.fixture
@@ -54,3 +59,51 @@ def test_the_processor_has_a_name() -> None:
     assert torch.backends.cpu.get_cpu_capability() in name
     assert not name.startswith(" ")
     assert platform.node() not in name
+
+
+CPU = torch.device("cpu")
+
+
+def test_clock_and_cache_of_the_processor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    info = tmp_path / "cpuinfo"
+    info.write_text("processor : 0\nmodel name : Fast 1\ncpu MHz\t\t: 800.5\n\nprocessor : 1\ncpu MHz : 2596.148\n")
+    monkeypatch.setattr(device, "_CPUINFO", info)
+    assert clock_mhz(CPU) == 2596.148
+    assert device_name(CPU).startswith("Fast 1 (")
+    info.write_text("processor : 0\n")  # as on ARM
+    assert clock_mhz(CPU) is None
+    monkeypatch.setattr(device, "_CPUINFO", tmp_path / "none")  # as on other systems
+    assert clock_mhz(CPU) is None
+    assert device_name(CPU)
+    assert driver_version(CPU) is None
+
+    monkeypatch.setattr(device, "_CPU_CACHES", tmp_path)
+    assert last_cache_bytes(CPU) == 32 * 2**20
+    for number, size in enumerate(("32K", "1024K", "12M\n")):
+        (tmp_path / f"index{number}").mkdir()
+        (tmp_path / f"index{number}" / "size").write_text(size)
+    assert last_cache_bytes(CPU) == 12 * 2**20
+
+
+class NVMLError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_clock_and_driver_of_a_graphics_card(fails: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def clock_rate(which: torch.device) -> int:
+        if fails:
+            raise NVMLError("not supported")  # as within MIG
+        return 1980
+
+    nvml: Any = SimpleNamespace(NVMLError=NVMLError, nvmlInit=lambda: None, nvmlSystemGetDriverVersion=lambda: "570.1")
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    monkeypatch.setattr(torch.cuda, "clock_rate", clock_rate)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(L2_cache_size=50 * 2**20))
+    card = torch.device("cuda:0")
+    assert clock_mhz(card) == (None if fails else 1980)
+    assert driver_version(card) == "570.1"
+    assert last_cache_bytes(card) == 50 * 2**20
+    monkeypatch.setitem(sys.modules, "pynvml", None)  # not installed
+    assert driver_version(card) is None
+    assert clock_mhz(card) is None

@@ -23,7 +23,9 @@ from dicenas.cost import (
     DTYPES,
     LatencyResult,
     LatencySettings,
+    clock_mhz,
     compare_latency,
+    driver_version,
     latency,
     measure_interleaved,
     measure_latency,
@@ -78,6 +80,10 @@ def test_result_says_what_was_measured(device: str, method: str) -> None:
     assert result.memory_format == "contiguous"
     assert result.torch_version == torch.__version__
     assert result.python_version == platform.python_version()
+    assert result.cold is False
+    assert (result.launch_overhead_ms is None) == (method == "clock")
+    assert result.clock_mhz == pytest.approx(clock_mhz(torch.device(device)), rel=1) or result.clock_mhz is None
+    assert result.driver_version == driver_version(torch.device(device))
     assert started <= datetime.datetime.fromisoformat(result.measured_at) <= datetime.datetime.now(datetime.UTC)
 
 
@@ -103,6 +109,31 @@ def test_the_whole_batch_is_run_in_evaluation_mode_without_gradients(probe: Prob
             "threads": threads + 1,
             "kernels": kernels.available("cpu"),
         }
+
+
+def test_caches_are_flushed_before_each_cold_run(probe: Probe, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "last_cache_bytes", lambda device: 1000)
+    seen: list[int] = []
+
+    def flush(device: torch.device) -> Any:
+        write = plain(device)
+
+        def written() -> Tensor:
+            seen.append(len(Probe.seen))
+            buffer = write()
+            assert (buffer.nbytes, buffer.device) == (2000, device)
+            return buffer
+
+        return written
+
+    plain = timing.cache_flush
+    monkeypatch.setattr(latency, "cache_flush", flush)
+    result = measure_latency(probe, (3,), cold=True, time_limit_s=0)
+    assert result.cold
+    assert seen == list(range(len(Probe.seen) - result.repeats, len(Probe.seen)))  # none in the warm-up
+    seen.clear()
+    assert not measure_latency(probe, (3,), time_limit_s=0).cold
+    assert not seen
 
 
 @pytest.mark.parametrize("dtype", sorted(DTYPES))
@@ -387,6 +418,25 @@ def test_cuda_times_are_those_between_events(
     assert timer() == 1
     # The run before the first event hides the host's launch of the one that is timed.
     assert fake.log == [once, "record", once, "record", "synchronize"]
+
+    cold, _ = timing.cuda_timer(fake.run, torch.zeros(1), lambda: fake.log.append("flush"))
+    fake.log.clear()
+    assert cold() == 1
+    assert fake.log == [once, "flush", "record", once, "record", "synchronize"]
+
+
+def test_launches_are_timed_on_an_idle_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeCuda(monkeypatch, synchronizes=False, captures=True)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: fake.log.append("idle"))
+    assert timing.launch_timer(fake.run, torch.zeros(1))() == 1
+    assert fake.log == ["idle", "record", "run", "record", "synchronize"]
+
+
+def test_launch_overhead_is_what_launches_take_beyond_the_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(latency, "cpu_timer", lambda run, x, *before: (lambda: 2.0, "graph"))
+    monkeypatch.setattr(latency, "launch_timer", lambda run, x: lambda: 5.0)
+    assert measure_latency(nn.Identity(), (1,)).launch_overhead_ms == 3.0
+    assert measure_latency(nn.Identity(), (1,), cold=True).launch_overhead_ms is None
 
 
 def test_onnxruntime_runs_a_session(probe: Probe) -> None:
