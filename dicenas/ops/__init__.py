@@ -7,6 +7,7 @@ from dicenas.ops.cost import Cost, conv_cost, conv_norm_act_cost, norm_act_cost
 from dicenas.ops.dice import DiCE, DimFuse, EfficientPWConv, PooledShuffleUnit, StridedDiCE
 from dicenas.ops.dim_conv import DimConv, dim_conv, dim_conv_reference
 from dicenas.ops.layers import ChannelShuffle, ConvNormAct, SqueezeExcitation, make_activation, make_divisible
+from dicenas.ops.mixed import MixedConv, MixedSeparableConv
 from dicenas.ops.registry import (
     CandidateArguments,
     Downsample,
@@ -25,7 +26,6 @@ from dicenas.ops.registry import (
 from dicenas.ops.separable import SeparableConv
 
 from dicenas.ops import candidates as _candidates  # noqa: F401  isort: skip  (registers the ops)
-from dicenas.ops import mixed as _mixed  # noqa: F401  isort: skip
 
 __all__ = [
     "Bottleneck",
@@ -41,6 +41,8 @@ __all__ = [
     "Entry",
     "InvertedBottleneck",
     "JoinedDimConv",
+    "MixedConv",
+    "MixedSeparableConv",
     "OpInfo",
     "PooledShuffleUnit",
     "SeparableConv",

@@ -80,18 +80,14 @@ class _Layer:
     cost: Callable[[CandidateArguments], Cost]
 
 
-def _final(a: CandidateArguments) -> str | None:
-    return a.activation if a.final_activation else None
-
-
 def _depthwise(a: CandidateArguments) -> nn.Module:
     groups = gcd(a.in_channels, a.out_channels)
-    return ConvNormAct(a.in_channels, a.out_channels, a.kernel_size, a.stride, groups, _final(a))
+    return ConvNormAct(a.in_channels, a.out_channels, a.kernel_size, a.stride, groups, a.last_activation)
 
 
 def _depthwise_cost(a: CandidateArguments) -> Cost:
     groups = gcd(a.in_channels, a.out_channels)
-    return conv_norm_act_cost(a.in_channels, a.out_channels, a.kernel_size, a.size, groups, _final(a))
+    return conv_norm_act_cost(a.in_channels, a.out_channels, a.kernel_size, a.size, groups, a.last_activation)
 
 
 def _dim_conv(a: CandidateArguments) -> nn.Module:
@@ -101,25 +97,25 @@ def _dim_conv(a: CandidateArguments) -> nn.Module:
 
 def _dim_conv_cost(a: CandidateArguments) -> Cost:
     local = conv_norm_act_cost(
-        3 * a.in_channels, a.out_channels, 1, a.size, gcd(a.in_channels, a.out_channels), _final(a)
+        3 * a.in_channels, a.out_channels, 1, a.size, gcd(a.in_channels, a.out_channels), a.last_activation
     )
     return dim_conv_cost(a.in_channels, a.size, a.kernel_size) + norm_act_cost(3 * a.in_channels, a.activation) + local
 
 
 def _pointwise(a: CandidateArguments) -> nn.Module:
-    return ConvNormAct(a.in_channels, a.out_channels, 1, activation=_final(a))
+    return ConvNormAct(a.in_channels, a.out_channels, 1, activation=a.last_activation)
 
 
 def _pointwise_cost(a: CandidateArguments) -> Cost:
-    return conv_norm_act_cost(a.in_channels, a.out_channels, 1, a.size, activation=_final(a))
+    return conv_norm_act_cost(a.in_channels, a.out_channels, 1, a.size, activation=a.last_activation)
 
 
 def _dim_fuse(a: CandidateArguments) -> nn.Module:
-    return EfficientPWConv(a.in_channels, a.out_channels, _final(a))
+    return EfficientPWConv(a.in_channels, a.out_channels, a.last_activation)
 
 
 def _dim_fuse_cost(a: CandidateArguments) -> Cost:
-    return efficient_pw_cost(a.in_channels, a.out_channels, a.size, _final(a))
+    return efficient_pw_cost(a.in_channels, a.out_channels, a.size, a.last_activation)
 
 
 _DEPTHWISE = _Layer(_depthwise, _depthwise_cost)

@@ -32,9 +32,7 @@ def separable_cost(a: CandidateArguments) -> Cost:
         groups=a.in_channels,
         activation=None if a.final_activation else a.activation,
     )
-    pointwise = conv_norm_act_cost(
-        a.in_channels, a.out_channels, 1, a.size, activation=a.activation if a.final_activation else None
-    )
+    pointwise = conv_norm_act_cost(a.in_channels, a.out_channels, 1, a.size, activation=a.last_activation)
     return depthwise + pointwise
 
 
@@ -91,10 +89,9 @@ def separable_se(
 def dice_cost(a: CandidateArguments) -> Cost:
     """Return the cost of :func:`dice` on an input of its native size."""
     c_in, c_out = a.in_channels, a.out_channels
-    final = a.activation if a.final_activation else None
     dim_conv = dim_conv_cost(c_in, a.size, a.kernel_size)
     local = conv_norm_act_cost(3 * c_in, c_in, 1, a.size, groups=c_in, activation=a.activation)
-    spatial = conv_norm_act_cost(c_in, c_out, 3, a.size, groups=gcd(c_in, c_out), activation=final)
+    spatial = conv_norm_act_cost(c_in, c_out, 3, a.size, groups=gcd(c_in, c_out), activation=a.last_activation)
     gate = conv_cost(c_in, c_in // 4, 1, (1, 1)) + conv_cost(c_in // 4, c_out, 1, (1, 1))
     return dim_conv + norm_act_cost(3 * c_in, a.activation) + local + spatial + gate
 

@@ -62,26 +62,22 @@ def common_groups(in_channels: int, out_channels: int, most: int) -> int:
     return max(groups for groups in range(1, most + 1) if common % groups == 0)
 
 
-def _final(a: CandidateArguments) -> str | None:
-    return a.activation if a.final_activation else None
-
-
 def _conv_cost(a: CandidateArguments, groups: int = 1) -> Cost:
-    return conv_norm_act_cost(a.in_channels, a.out_channels, a.kernel_size, a.size, groups, _final(a))
+    return conv_norm_act_cost(a.in_channels, a.out_channels, a.kernel_size, a.size, groups, a.last_activation)
 
 
 @register_op("pointwise", kernel_sizes=(), cost=_conv_cost, group="convolution")
 @from_arguments
 def pointwise(a: CandidateArguments) -> nn.Module:
     """Point-wise (1x1) convolution."""
-    return ConvNormAct(a.in_channels, a.out_channels, 1, a.stride, activation=_final(a))
+    return ConvNormAct(a.in_channels, a.out_channels, 1, a.stride, activation=a.last_activation)
 
 
 @register_op("conv", kernel_sizes=(3, 5, 7), cost=_conv_cost, group="convolution")
 @from_arguments
 def conv(a: CandidateArguments) -> nn.Module:
     """Standard convolution."""
-    return ConvNormAct(a.in_channels, a.out_channels, a.kernel_size, a.stride, activation=_final(a))
+    return ConvNormAct(a.in_channels, a.out_channels, a.kernel_size, a.stride, activation=a.last_activation)
 
 
 def _groups(a: CandidateArguments) -> int:
@@ -95,7 +91,7 @@ def grouped(a: CandidateArguments) -> nn.Module:
 
     There are as many as divide both numbers of channels.
     """
-    return ConvNormAct(a.in_channels, a.out_channels, a.kernel_size, a.stride, _groups(a), _final(a))
+    return ConvNormAct(a.in_channels, a.out_channels, a.kernel_size, a.stride, _groups(a), a.last_activation)
 
 
 @register_op(
@@ -108,7 +104,7 @@ def grouped(a: CandidateArguments) -> nn.Module:
 @from_arguments
 def depthwise(a: CandidateArguments) -> nn.Module:
     """Depth-wise convolution alone, to a multiple of the input's channels."""
-    return ConvNormAct(a.in_channels, a.out_channels, a.kernel_size, a.stride, a.in_channels, _final(a))
+    return ConvNormAct(a.in_channels, a.out_channels, a.kernel_size, a.stride, a.in_channels, a.last_activation)
 
 
 @register_op("dilated", kernel_sizes=(3, 5), cost=_conv_cost, group="convolution")
@@ -116,14 +112,14 @@ def depthwise(a: CandidateArguments) -> nn.Module:
 def dilated(a: CandidateArguments) -> nn.Module:
     """Standard convolution with dilation 2."""
     kernel_size, stride = (a.kernel_size, a.kernel_size), (a.stride, a.stride)
-    return ShapedConvNormAct(a.in_channels, a.out_channels, kernel_size, stride, _DILATION, _final(a))
+    return ShapedConvNormAct(a.in_channels, a.out_channels, kernel_size, stride, _DILATION, a.last_activation)
 
 
 def _factorized_cost(a: CandidateArguments) -> Cost:
     between = (a.size[0], a.in_size[1])  # the first layer strides over the rows alone
     vertical = conv_cost(a.in_channels, a.out_channels, (a.kernel_size, 1), between)
     horizontal = conv_cost(a.out_channels, a.out_channels, (1, a.kernel_size), a.size)
-    norms = norm_act_cost(a.out_channels, a.activation) + norm_act_cost(a.out_channels, _final(a))
+    norms = norm_act_cost(a.out_channels, a.activation) + norm_act_cost(a.out_channels, a.last_activation)
     return vertical + horizontal + norms
 
 
@@ -137,7 +133,7 @@ def factorized(a: CandidateArguments) -> nn.Module:
     k, c = a.kernel_size, a.out_channels
     return nn.Sequential(
         ShapedConvNormAct(a.in_channels, c, (k, 1), (a.stride, 1), activation=a.activation),
-        ShapedConvNormAct(c, c, (1, k), (1, a.stride), activation=_final(a)),
+        ShapedConvNormAct(c, c, (1, k), (1, a.stride), activation=a.last_activation),
     )
 
 
@@ -148,7 +144,7 @@ def _stack(a: CandidateArguments) -> list[tuple[int, int, str | None]]:
         (
             a.out_channels if position else a.in_channels,
             1 if position else a.stride,
-            a.activation if position < last else _final(a),
+            a.activation if position < last else a.last_activation,
         )
         for position in range(last + 1)
     ]
@@ -175,7 +171,7 @@ def stacked(a: CandidateArguments) -> nn.Module:
 
 
 def _se_cost(a: CandidateArguments) -> Cost:
-    slopes = a.in_channels if _final(a) == "prelu" else 0
+    slopes = a.in_channels if a.last_activation == "prelu" else 0
     return squeeze_excitation_cost(a.in_channels) + Cost(params=slopes)
 
 

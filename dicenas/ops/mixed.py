@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from dicenas.ops.candidates import separable_cost
 from dicenas.ops.cost import Cost, conv_cost, conv_norm_act_cost, norm_act_cost
 from dicenas.ops.layers import ConvNormAct, SqueezeExcitation, make_activation, make_divisible
-from dicenas.ops.registry import CandidateArguments, register_op
+from dicenas.ops.registry import CandidateArguments, from_arguments, register_op
 from dicenas.ops.separable import SeparableConv
 
 __all__ = [
@@ -116,8 +116,7 @@ def mixed_cost(a: CandidateArguments) -> Cost:
     cost = norm_act_cost(a.in_channels, None if a.final_activation else a.activation)
     for index, part in enumerate(mixed_channels(a.in_channels, a.kernel_size)):
         cost += conv_cost(part, part, 3 + 2 * index, a.size, groups=part)
-    final = a.activation if a.final_activation else None
-    return cost + conv_norm_act_cost(a.in_channels, a.out_channels, 1, a.size, activation=final)
+    return cost + conv_norm_act_cost(a.in_channels, a.out_channels, 1, a.size, activation=a.last_activation)
 
 
 def _one_channel_each(a: CandidateArguments) -> bool:
@@ -134,38 +133,21 @@ def _hard_se(channels: int) -> SqueezeExcitation:
     cost=lambda a: separable_cost(a) + hard_se_cost(a.in_channels),
     group="separable",
 )
-def separable_hse(
-    in_channels: int,
-    out_channels: int,
-    *,
-    stride: int,
-    size: tuple[int, int],
-    kernel_size: int,
-    activation: str,
-    final_activation: bool,
-) -> nn.Module:
+@from_arguments
+def separable_hse(a: CandidateArguments) -> nn.Module:
     """Depth-wise, MobileNetV3's squeeze-and-excitation, point-wise.
 
     Its gate is a hard sigmoid.
     """
-    return SeparableConv(
-        in_channels, out_channels, kernel_size, stride, _hard_se(in_channels), activation, final_activation
-    )
+    se = _hard_se(a.in_channels)
+    return SeparableConv(a.in_channels, a.out_channels, a.kernel_size, a.stride, se, a.activation, a.final_activation)
 
 
 @register_op("mixed", kernel_sizes=(5, 7, 9, 11), supports=_one_channel_each, cost=mixed_cost, group="separable")
-def mixed(
-    in_channels: int,
-    out_channels: int,
-    *,
-    stride: int,
-    size: tuple[int, int],
-    kernel_size: int,
-    activation: str,
-    final_activation: bool,
-) -> nn.Module:
+@from_arguments
+def mixed(a: CandidateArguments) -> nn.Module:
     """Depth-wise with kernels from 3 up to k, point-wise (MixNet)."""
-    return MixedSeparableConv(in_channels, out_channels, kernel_size, stride, None, activation, final_activation)
+    return _mixed(a, None)
 
 
 @register_op(
@@ -175,17 +157,13 @@ def mixed(
     cost=lambda a: mixed_cost(a) + hard_se_cost(a.in_channels),
     group="separable",
 )
-def mixed_hse(
-    in_channels: int,
-    out_channels: int,
-    *,
-    stride: int,
-    size: tuple[int, int],
-    kernel_size: int,
-    activation: str,
-    final_activation: bool,
-) -> nn.Module:
+@from_arguments
+def mixed_hse(a: CandidateArguments) -> nn.Module:
     """As mixed, with MobileNetV3's squeeze-and-excitation between."""
+    return _mixed(a, _hard_se(a.in_channels))
+
+
+def _mixed(a: CandidateArguments, se: nn.Module | None) -> nn.Module:
     return MixedSeparableConv(
-        in_channels, out_channels, kernel_size, stride, _hard_se(in_channels), activation, final_activation
+        a.in_channels, a.out_channels, a.kernel_size, a.stride, se, a.activation, a.final_activation
     )

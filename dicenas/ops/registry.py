@@ -63,6 +63,11 @@ class CandidateArguments:
         if self.in_size == (0, 0):
             object.__setattr__(self, "in_size", (self.stride * self.size[0], self.stride * self.size[1]))
 
+    @property
+    def last_activation(self) -> str | None:
+        """Name of the activation of the output, ``None`` where it is linear."""
+        return self.activation if self.final_activation else None
+
 
 class OpFactory(Protocol):
     """Builds the module of an op."""
