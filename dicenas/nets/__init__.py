@@ -12,6 +12,7 @@ from dicenas.nets.backbone import (
     list_backbones,
     register_backbone,
 )
+from dicenas.nets.checkpoints import read_network
 from dicenas.nets.fuse import FusedDiCE, fuse_for_inference
 from dicenas.nets.inverted_residual import InvertedResidual, InvertedResidualBackbone
 from dicenas.nets.mobilenetv1 import MobileNetV1, mobilenetv1_architecture
@@ -82,6 +83,7 @@ __all__ = [
     "mobilenetv2_architecture",
     "mobilenetv3_architecture",
     "net_architecture",
+    "read_network",
     "register_backbone",
     "resnet_architecture",
     "shufflenetv2",

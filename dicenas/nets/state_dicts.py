@@ -7,9 +7,18 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-__all__ = ["fill"]
+__all__ = ["fill", "is_weight"]
 
 _SHOWN = 5  # keys that a message names for each kind of problem
+
+
+def is_weight(value: object) -> bool:
+    """Return whether a value of a ``state_dict`` is a tensor that a parameter can be copied from."""
+    return (
+        isinstance(value, Tensor)
+        and value.layout == torch.strided
+        and not (value.is_meta or value.is_quantized or value.is_complex())
+    )
 
 
 def fill(module: nn.Module, keys: Mapping[str, str], state_dict: Mapping[str, Tensor]) -> None:
@@ -22,10 +31,10 @@ def fill(module: nn.Module, keys: Mapping[str, str], state_dict: Mapping[str, Te
             convolution there.
 
     Raises:
-        ValueError: Keys are missing, unknown, of another shape or no tensors; the message names the first of each
-            kind, and the module keeps its weights.
+        ValueError: Keys are missing, unknown, of another shape or no dense tensors; the message names the first of
+            each kind, and the module keeps its weights.
     """
-    others = [f"{key} is no tensor" for key, value in state_dict.items() if not isinstance(value, Tensor)]
+    others = [f"{key} is no dense tensor" for key, value in state_dict.items() if not is_weight(value)]
     if others:
         raise ValueError(f"this is no state_dict: {'; '.join(_first(others, 'that are none'))}")
     own = module.state_dict()

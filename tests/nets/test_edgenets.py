@@ -157,12 +157,17 @@ def test_all_problems_are_told_at_once(unit: DiCE, state: dict[str, Tensor]) -> 
     assert all(f"conv_{axis}.weight" in message for axis in ("width", "depth", "height"))
 
 
-def test_values_must_be_tensors(unit: DiCE, state: dict[str, Tensor]) -> None:
-    content = {**state, "epoch": 3, "conv_width.weight": [1.0]}
-    before = unit.dim_conv.weight_channel.clone()
-    with pytest.raises(ValueError, match=r"no state_dict: conv_width\.weight is no tensor; epoch is no tensor"):
-        edgenets.load_state_dict(unit, content)
-    assert torch.equal(unit.dim_conv.weight_channel, before)
+@pytest.mark.parametrize(
+    "value",
+    [[1.0], 3, torch.zeros(8, 1, 3, 3, device="meta"), torch.zeros(8, 1, 3, 3).to_sparse(), torch.zeros(1) * 1j],
+    ids=["list", "int", "meta", "sparse", "complex"],
+)
+def test_values_must_be_dense_tensors(value: object, unit: DiCE, state: dict[str, Tensor]) -> None:
+    """Some of these would fail halfway through copying."""
+    before = {name: tensor.clone() for name, tensor in unit.state_dict().items()}
+    with pytest.raises(ValueError, match=r"no state_dict: conv_height\.weight is no dense tensor"):
+        edgenets.load_state_dict(unit, {**state, "conv_height.weight": value})
+    assert all(torch.equal(tensor, before[name]) for name, tensor in unit.state_dict().items())
 
 
 def test_long_lists_are_cut(unit: DiCE) -> None:

@@ -17,6 +17,7 @@ from dicenas.nets.backbone import Network
 from dicenas.nets.edgenets.weights import load_state_dict
 from dicenas.nets.segmentation import SegmentationNetwork, dicenet_segmentation
 from dicenas.nets.shufflenetv2 import CHANNELS, dicenet
+from dicenas.nets.state_dicts import is_weight
 
 __all__ = ["load_checkpoint", "read_classification", "read_segmentation", "read_state_dict"]
 
@@ -57,7 +58,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     if not isinstance(content, Mapping) or not content:
         kind = "an empty dictionary" if isinstance(content, Mapping) else f"an object of type {type(content).__name__}"
         raise ValueError(f"{path} holds {kind}, expected a state_dict: tensors by name")
-    others = [str(key) for key, value in content.items() if not _is_plain_tensor(key, value)]
+    others = [str(key) for key, value in content.items() if not isinstance(key, str) or not is_weight(value)]
     if others:
         raise ValueError(f"{path} holds no state_dict: {_listed(others)} are not names of dense tensors")
     prefix = "module." if all(key.startswith("module.") for key in content) else ""
@@ -159,12 +160,6 @@ def _kind_of(state: Mapping[str, Tensor]) -> str:
 def _listed(keys: list[str]) -> str:
     rest = len(keys) - _SHOWN
     return ", ".join(keys[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
-
-
-def _is_plain_tensor(key: object, value: object) -> bool:
-    if not isinstance(key, str) or not isinstance(value, Tensor):
-        return False
-    return value.layout == torch.strided and value.device.type == "cpu" and not value.is_quantized
 
 
 def _read(path: Path) -> Any:
