@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,9 +47,8 @@ def receptive_field(module: nn.Module, input_size: tuple[int, int, int]) -> Rece
         input_size: ``(C, H, W)`` of the input; a window that is larger is cut.
     """
     twin = copy.deepcopy(module).eval().to("cpu", torch.float64)
-    # Several inputs, since an activation may be dead on one of them.
     x = torch.randn(_INPUTS, *input_size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    with kernels.disabled():
+    with kernels.disabled(), _WithoutDeadActivations():
         everything = _seen(twin, x)
         with _WithoutGlobalAverages():
             window = _seen(twin, x)
@@ -72,6 +71,26 @@ def _seen(module: nn.Module, x: Tensor) -> Tensor:
 def _extent(seen: Tensor) -> int:
     places = seen.nonzero()
     return int(places.max() - places.min()) + 1 if len(places) else 0
+
+
+class _WithoutDeadActivations(TorchFunctionMode):
+    """Activations that are flat somewhere let everything through: which pixels count must not hang on the weights."""
+
+    _SMOOTH: Mapping[Any, Callable[[Tensor], Tensor]] = {
+        F.relu: F.softplus,
+        torch.relu: F.softplus,
+        F.relu6: F.softplus,
+        F.hardtanh: torch.tanh,
+        F.hardsigmoid: torch.sigmoid,
+        F.hardswish: F.silu,
+    }
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func in self._SMOOTH:
+            return self._SMOOTH[func](args[0])
+        return func(*args, **(kwargs or {}))
 
 
 class _WithoutGlobalAverages(TorchFunctionMode):

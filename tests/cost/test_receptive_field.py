@@ -55,3 +55,11 @@ def test_candidates_that_do_not_fit() -> None:
         profile_candidate("dice_k3", arguments)
     with pytest.raises(ValueError, match="did you mean 'dice'"):
         candidate_fits("dise_k3", arguments)
+
+
+def test_flat_activations_hide_nothing() -> None:
+    """A squeeze-and-excitation of two hidden channels is dead for many weights; it sees the map all the same."""
+    for seed in range(20):
+        torch.manual_seed(seed)
+        module = nn.Sequential(nn.Conv2d(2, 8, 3, 1, 1), nn.ReLU6(), SqueezeExcitation(8))
+        assert receptive_field(module, (2, 15, 15)) == ReceptiveField(3, 3, True)

@@ -307,13 +307,13 @@ def test_third_party_op_that_hands_its_activation_on(trained: Any, tmp_path: Pat
 
 @pytest.mark.usefixtures("own_registry")
 def test_third_party_op_of_torch_modules(trained: Any, tmp_path: Path) -> None:
-    @register_op("conv", kernel_sizes=(3, 5))
-    def conv(in_channels, out_channels, *, stride, size, kernel_size, activation, final_activation):  # type: ignore[no-untyped-def]
+    @register_op("own_conv", kernel_sizes=(3, 5))
+    def own_conv(in_channels, out_channels, *, stride, size, kernel_size, activation, final_activation):  # type: ignore[no-untyped-def]
         layers = [nn.Conv2d(in_channels, out_channels, kernel_size, stride, kernel_size // 2, bias=False)]
         layers += [nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True)]
         return nn.Sequential(*layers)
 
-    network = trained(mixed("conv_k5"))
+    network = trained(mixed("own_conv_k5"))
     source = model_source(network)
     assert_same_network(network, source, tmp_path)
     assert "nn.Conv2d(8, 8, 5, padding=2, bias=False)," in source
