@@ -222,13 +222,13 @@ class _Session:
             "seed": seed,
         }
         # A study in memory checks all arguments before a file is written, and whether the bounds can be met together.
+        arguments = dict(self._arguments)
+        if arguments["costs"] and not self._latency.ready:
+            # The table is built once the run folder is there; until then all other bounds are checked.
+            arguments["costs"] = {"latency_ms": lambda architecture: 0.0}
         with muted("optuna"):
-            rehearsal = ArchitectureStudy(space, **self._arguments)
-            if (
-                constraints
-                and not run.config_path.is_file()
-                and (self._latency.ready or "latency_ms" not in constraints)
-            ):
+            rehearsal = ArchitectureStudy(space, **arguments)
+            if constraints and not run.config_path.is_file():
                 rehearsal.ask()
         self.objectives = rehearsal.objectives
         self._weights: dict[str, Mapping[str, Tensor]] = {}

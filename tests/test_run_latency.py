@@ -76,6 +76,26 @@ def test_a_run_builds_its_own_table_once(tmp_path: Path, monkeypatch: pytest.Mon
     assert (tmp_path / "run" / "latency.json").read_bytes() == built
 
 
+def test_a_run_that_builds_its_table_checks_its_other_bounds_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dicenas.cost.build.BuildPlan", lambda: BuildPlan(contexts=1, time_limit_s=0))
+    config = dataclasses.replace(HERE, table="build")
+    with pytest.raises(ValueError, match="meets all constraints: peak_memory_mb <= 1e-06"):
+        run(tmp_path, config, constraints={"peak_memory_mb": 1e-6})
+    assert not (tmp_path / "run").exists()
+    # Resolution is chosen too: the table holds the blocks at both.
+    space = dataclasses.replace(SPACE, resolutions=(16, 24), widths=(0.1,))
+    objectives = ("accuracy", "latency_ms", "peak_memory_mb")
+    bounds = {"peak_memory_mb": 0.1}
+    result = search(space, evaluate, objectives, bounds, trials=6, latency=config, name="run", out=tmp_path)
+    trials = result.run.trials()
+    assert {trial.architecture.image_size for trial in trials} == {(16, 16), (24, 24)}
+    assert all(0 < trial.metrics["peak_memory_mb"] <= 0.1 for trial in trials)
+    table = LatencyTable.load(tmp_path / "run" / "latency.json")
+    assert {block.in_size for block in table.blocks_ms() if block.kind == "stem"} == {(16, 16), (24, 24)}
+
+
 def test_tables_that_do_not_fit_are_refused_before_anything_is_written(table_path: Path, tmp_path: Path) -> None:
     named = dataclasses.replace(HERE, table=str(table_path))
     with pytest.raises(TableMismatchError, match="batch: 2 here, 1 in the table"):

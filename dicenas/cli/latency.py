@@ -111,7 +111,8 @@ def _build(args: argparse.Namespace) -> int:
         print(f"Networks held out of the fit are predicted to {deviation:.1%} (standard deviation).")
     else:
         print("Too few networks were measured to hold some out of the fit; --contexts 4 measures more.")
-    print(f"Use it: `table: {args.out}` in the latency section of a search; see how good it is: dicenas latency check")
+    print(f"Use it: `table: {args.out}` in the latency section of a search")
+    print(f"See how good it is: dicenas latency check {args.out}")
     return 0
 
 
