@@ -152,7 +152,8 @@ class TableLatency:
                 "build one for it (dicenas latency build)"
             )
         deviation = predictor.cross_validation[predictor.form]
-        logger.info("latencies from %s: %s, off by %.1f %% (RMS)", self._path, predictor.form, 100 * deviation)
+        off = f"off by {deviation:.1%} (RMS)" if math.isfinite(deviation) else "too few networks to say how far off"
+        logger.info("latencies from %s: %s, %s", self._path, predictor.form, off)
         return predictor
 
     def _build(self) -> LatencyTable:

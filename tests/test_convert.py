@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import timm
@@ -149,6 +150,29 @@ def test_what_is_read_twice_shared_or_dilated_stays() -> None:
     assert dicenas.convert(Net(dilated), 16).left == {"body.0": "its dilation is (2, 2)"}
     valid = nn.Sequential(nn.Conv2d(8, 8, 5, groups=8), nn.Conv2d(8, 8, 1))
     assert "neither stride 1 nor 2" in dicenas.convert(Net(valid), 16).left["body.0"]
+
+
+class ReadByCode(nn.Module):
+    """What the depth-wise convolution gives is read a second time by code that is no module, or returned."""
+
+    def __init__(self, returned: bool) -> None:
+        super().__init__()
+        self.returned = returned
+        self.stem = nn.Conv2d(3, 8, 1)
+        self.dw = nn.Conv2d(8, 8, 3, padding=1, groups=8)
+        self.bn = nn.BatchNorm2d(8)
+        self.pw = nn.Conv2d(8, 8, 1)
+
+    def forward(self, x: Tensor) -> Any:
+        y = self.bn(self.dw(self.stem(x)))
+        return (self.pw(y), y) if self.returned else self.pw(y) + y
+
+
+@pytest.mark.parametrize("returned", [False, True])
+def test_what_code_outside_of_modules_reads_stays(returned: bool) -> None:
+    report = dicenas.convert(ReadByCode(returned), 16)
+    assert report.replaced == ()
+    assert report.left == {"dw": "the output of bn goes to several modules, or to code outside of modules"}
 
 
 def test_an_op_that_does_not_fit_leaves_the_convolution() -> None:

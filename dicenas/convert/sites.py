@@ -150,6 +150,8 @@ def _site(trace: Trace, call: ModuleCall, shared: Collection[nn.Module]) -> Sepa
 
 def _next(trace: Trace, call: ModuleCall) -> ModuleCall | None:
     """Return the one call that takes this call's output; a gate counts as one, with all that happens inside it."""
+    if call.index in trace.read_elsewhere:
+        return None
     consumers = trace.consumers(call)
     gates = [consumer for consumer in consumers if _is_gate(consumer)]
     if gates:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from dicenas.ops import Cost, kernels
@@ -54,11 +56,14 @@ class Trace:
         calls: The calls of modules in the order in which they began.
         output_shapes: Shapes of the network's outputs.
         cost: Multiply-adds for the batch, and parameters.
+        read_elsewhere: Indices of calls whose output something else takes than the modules whose first input it is:
+            code outside of modules, a module's further input, or who called the network.
     """
 
     calls: tuple[ModuleCall, ...]
     output_shapes: tuple[tuple[int, ...], ...]
     cost: Cost
+    read_elsewhere: frozenset[int] = frozenset()
 
     def consumers(self, call: ModuleCall) -> list[ModuleCall]:
         """Return the calls whose first input is the output of ``call``."""
@@ -78,6 +83,17 @@ class _Recorder:
         self._open: list[tuple[int, tuple[int, ...], int | None]] = []
         self._makers: dict[int, tuple[int, int]] = {}  # memory -> call that wrote it, version of the tensor then
         self._alive: list[Tensor] = []
+        self.read_elsewhere: set[int] = set()
+
+    def read(self, inputs: Iterable[Any], results: Iterable[Any]) -> None:
+        """Take note of what an operator reads; views, and what writes in place, hand the memory on."""
+        handed_on = {_memory(tensor) for tensor in results if isinstance(tensor, Tensor)}
+        known = {producer for _, _, producer in self._open}
+        for tensor in inputs:
+            if isinstance(tensor, Tensor) and _memory(tensor) not in handed_on:
+                maker, version = self._makers.get(_memory(tensor), (None, -1))
+                if maker is not None and version == tensor._version and maker not in known:
+                    self.read_elsewhere.add(maker)
 
     def before(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
         tensor = _first_tensor(inputs)
@@ -105,6 +121,21 @@ class _Recorder:
         self.calls[index] = ModuleCall(index, name, module, in_shape, out_shape, producer, inside, own)
 
 
+class _Reads(TorchDispatchMode):
+    """Tells a recorder what each operator reads."""
+
+    def __init__(self, recorder: _Recorder) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._recorder = recorder
+
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        self._recorder.read(tree_leaves((args, kwargs)), tree_leaves(result))
+        return result
+
+
 def trace_modules(model: nn.Module, image: Tensor) -> Trace:
     """Run a network on an image and record the calls of its modules.
 
@@ -121,11 +152,14 @@ def trace_modules(model: nn.Module, image: Tensor) -> Trace:
         # Of the DiCE unit's own operators the counter knows nothing: it runs in plain PyTorch.
         stack.enter_context(kernels.disabled())
         stack.enter_context(torch.no_grad())
+        stack.enter_context(_Reads(recorder))
         counter = stack.enter_context(FlopCounterMode(display=False))
         output = model(image)
     params = sum(parameter.numel() for parameter in model.parameters())
     calls = tuple(recorder.calls[index] for index in sorted(recorder.calls))
-    return Trace(calls, tuple(_shapes(output)), Cost(counter.get_total_flops() // 2, params))
+    recorder.read(tree_leaves(output), ())
+    cost = Cost(counter.get_total_flops() // 2, params)
+    return Trace(calls, tuple(_shapes(output)), cost, frozenset(recorder.read_elsewhere))
 
 
 def _watched(module: nn.Module, name: str, seen: set[nn.Module]) -> Iterator[tuple[str, nn.Module]]:
