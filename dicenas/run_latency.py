@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
+import time
 from collections.abc import Callable
 from functools import cache, cached_property
 from pathlib import Path
@@ -15,7 +16,7 @@ from tqdm import tqdm
 
 from dicenas.architecture import Architecture
 from dicenas.config.schema import BUILD_TABLE, LatencyConfig
-from dicenas.cost import LatencyResult, LatencySettings, measure_latency
+from dicenas.cost import DTYPES, LatencyResult, LatencySettings, measure_latency, peak_memory_mb
 from dicenas.cost.build import build_table
 from dicenas.cost.predict import LatencyPredictor, fit_predictor
 from dicenas.cost.table import Fingerprint, LatencyTable, fingerprint_of
@@ -24,7 +25,7 @@ from dicenas.runs import RunFolder
 from dicenas.space import SpaceSpec
 from dicenas.space.vectorized import VectorizedSpace
 
-__all__ = ["GivenLatency", "LatencySource", "MeasuredLatency", "TableLatency", "latency_source"]
+__all__ = ["GivenLatency", "LatencySource", "MeasuredLatency", "TableLatency", "latency_source", "peak_memory"]
 
 logger = logging.getLogger(__name__)
 
@@ -160,9 +161,15 @@ class TableLatency:
         if self.config.table != BUILD_TABLE:
             raise FileNotFoundError(f"latency.table: there is no file {self._path}; dicenas latency build makes one")
         with tqdm(desc="latency table", unit="network") as bar:
+            start = time.monotonic()
 
             def progress(done: int, tasks: int, what: str) -> None:
-                bar.total = tasks  # with it the bar tells how long the rest takes
+                if bar.n == 0:
+                    minutes = (time.monotonic() - start) / done * tasks / 60
+                    bar.write(
+                        f"the latency table comes first: {tasks} measurements, about {max(1, round(minutes))} min"
+                    )
+                bar.total = tasks
                 bar.update(done - bar.n)
 
             settings = _settings(self.config)
@@ -208,6 +215,25 @@ def latency_source(
     if not isinstance(latency, LatencyConfig):
         return GivenLatency(latency)
     return MeasuredLatency(latency) if latency.table is None else TableLatency(latency, space, run)
+
+
+def peak_memory(latency: LatencyConfig | Callable[[Architecture], float]) -> Callable[[Architecture], float]:
+    """Return what gives an architecture's ``peak_memory_mb`` where and as it is deployed.
+
+    On a device that is not here it is computed as for the CPU.
+    """
+    config = latency if isinstance(latency, LatencyConfig) else LatencyConfig(input_size=None)
+    device = config.device if _is_here(config.device) else "cpu"
+
+    @cache
+    def of(architecture: Architecture) -> float:
+        deployed = architecture if config.input_size is None else architecture.at_size(config.input_size)
+        with torch.device("meta" if device == "cpu" else device):
+            network = build(deployed)
+        in_shape = (deployed.in_channels, *deployed.image_size)
+        return peak_memory_mb(network, in_shape, device=device, batch=config.batch, dtype=DTYPES[config.dtype])
+
+    return of
 
 
 def _settings(config: LatencyConfig) -> LatencySettings:

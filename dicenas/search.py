@@ -27,12 +27,12 @@ from dicenas.export import FORMATS, export_network
 from dicenas.nets import build
 from dicenas.pareto import Direction
 from dicenas.report import write_report
-from dicenas.run_latency import latency_source
+from dicenas.run_latency import latency_source, peak_memory
 from dicenas.run_session import claim_folder, ended_well, logs_in, muted, open_storage, record_environment
 from dicenas.runs import RESERVED_METRICS, RunFolder, TrialRecord
 from dicenas.search_spaces import BackboneSpace, make_space
 from dicenas.space import SpaceSpec
-from dicenas.strategies import ArchitectureStudy, OptunaStrategy, Outcome, Proposal, default_costs
+from dicenas.strategies import ArchitectureStudy, OptunaStrategy, Outcome, Proposal
 
 __all__ = ["Evaluate", "Report", "SearchResult", "run_search", "search"]
 
@@ -212,20 +212,25 @@ class _Session:
         self._space = space
         self._evaluate = evaluate
         self._latency = latency_source(latency, space, run)
+        self._peak_memory_mb = peak_memory(latency)
         self._seed = seed
+        sources: dict[str, Callable[[Architecture], float]] = {
+            "latency_ms": self._latency,
+            "peak_memory_mb": self._peak_memory_mb,
+        }
         self._arguments: dict[str, Any] = {
             "sampler": sampler,
             "objectives": objectives,
             "constraints": constraints,
-            "costs": {"latency_ms": self._latency} if "latency_ms" in {*objectives, *constraints} else {},
+            "costs": {name: cost for name, cost in sources.items() if name in {*objectives, *constraints}},
             "image_size": self._latency.input_size,
             "seed": seed,
         }
         # A study in memory checks all arguments before a file is written, and whether the bounds can be met together.
         arguments = dict(self._arguments)
-        if arguments["costs"] and not self._latency.ready:
+        if "latency_ms" in arguments["costs"] and not self._latency.ready:
             # The table is built once the run folder is there; until then all other bounds are checked.
-            arguments["costs"] = {"latency_ms": lambda architecture: 0.0}
+            arguments["costs"] = {**arguments["costs"], "latency_ms": lambda architecture: 0.0}
         with muted("optuna"):
             rehearsal = ArchitectureStudy(space, **arguments)
             if constraints and not run.config_path.is_file():
@@ -317,8 +322,7 @@ class _Session:
 
     def _complete_front(self) -> None:
         """Add to the trials of the front what a report shows of them: memory, and latencies measured at the end."""
-        peak_memory_mb = default_costs(self._space, self._arguments["image_size"])["peak_memory_mb"]
-        extra: dict[str, Callable[[Architecture], float]] = {"peak_memory_mb": peak_memory_mb}
+        extra: dict[str, Callable[[Architecture], float]] = {"peak_memory_mb": self._peak_memory_mb}
         if "latency_ms" in self.objectives:
             extra |= self._latency.front_metrics()
         for trial in self.run_folder.front(self.objectives):

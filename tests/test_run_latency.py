@@ -19,6 +19,7 @@ from dicenas.cost.table import LatencyTable, TableMismatchError
 from dicenas.nets import architecture_cost
 from dicenas.report.latency_notes import latency_warnings
 from dicenas.report.summary import RunSummary
+from dicenas.run_latency import peak_memory
 from dicenas.search import SearchResult, search
 from dicenas.space import SpaceSpec
 from dicenas.space.vectorized import VectorizedSpace
@@ -156,3 +157,12 @@ def test_a_report_warns_of_predictions_that_are_off_and_of_other_rankings(table_
     assert warnings[1].startswith("Without native kernels the networks of the front rank otherwise: by kernels #")
     assert len(warnings) == 2
     json.dumps(warnings)
+
+
+def test_peak_memory_is_that_of_the_deployed_batch() -> None:
+    architecture = next(SPACE.enumerate())
+    one, eight = (peak_memory(dataclasses.replace(HERE, batch=batch))(architecture) for batch in (1, 8))
+    assert eight == pytest.approx(8 * one, rel=0.02)
+    assert peak_memory(dataclasses.replace(HERE, dtype="float64"))(architecture) == pytest.approx(2 * one, rel=0.02)
+    assert peak_memory(dataclasses.replace(HERE, input_size=32))(architecture) > 2 * one
+    assert peak_memory(lambda architecture: 1.0)(architecture) == one

@@ -53,7 +53,7 @@ def add_parser(subparsers: Subparsers) -> None:
     build.add_argument("--dtype", help="number type, such as float16 (default: float32)")
     build.add_argument("--input-size", type=positive_int, metavar="PIXELS", help="image size (default: 224)")
     build.add_argument(
-        "--contexts", type=positive_int, default=4, help="networks that each block is measured in (default: 4)"
+        "--contexts", type=positive_int, default=6, help="networks that each block is measured in (default: 6)"
     )
     build.add_argument("--seed", type=non_negative_int, default=0, help="of the networks drawn (default: 0)")
     build.add_argument("--force", action="store_true", help="replace a table that is there")

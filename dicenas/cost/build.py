@@ -48,8 +48,8 @@ class BuildPlan:
         seed: Of the networks that are drawn.
     """
 
-    contexts: int = 4
-    time_limit_s: float = 1.0
+    contexts: int = 6
+    time_limit_s: float = 1.5
     seed: int = 0
 
 

@@ -133,7 +133,8 @@ def check_table(
     *,
     networks: int = 30,
     seed: int = 1,
-    time_limit_s: float = 1.0,
+    turns: int = 20,
+    time_limit_s: float = 1.5,
     progress: Callable[[int, int], None] | None = None,
 ) -> TableCheck:
     """Measure networks that the table has not seen and compare them with what it predicts.
@@ -146,18 +147,20 @@ def check_table(
         settings: Under what it was measured.
         networks: How many networks to draw.
         seed: Of the draw.
-        time_limit_s: Limit of the timed runs of each network.
+        turns: Turns of each network in any case, more than when the table was measured: what is found wanting should
+            be the table.
+        time_limit_s: Limit of the timed runs of each network beyond that.
         progress: Called with what is done and what there is to do.
 
     Raises:
         ValueError: The space holds fewer networks than asked for beside those of the table.
     """
     predictors = {"table": fit_predictor(table), **{name: fit_predictor(table, name) for name in ("block_sum", "macs")}}
-    turns = TurnTaker(table.reference, settings, table.fingerprint.input_size)
+    taker = TurnTaker(table.reference, settings, table.fingerprint.input_size)
     checked: list[CheckedNetwork] = []
     measurements: list[NetworkLatency] = []
     for architecture in _unseen(table, networks, seed):
-        measured = turns.measure(architecture, time_limit_s=time_limit_s)
+        measured = taker.measure(architecture, time_limit_s=time_limit_s, turns=turns)
         measurements.append(measured)
         checked.append(
             CheckedNetwork(

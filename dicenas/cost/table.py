@@ -113,16 +113,14 @@ class NetworkLatency:
 
     Attributes:
         architecture: The network, as a point of the space.
-        latency_ms: Median of a forward pass of the batch.
-        interval_ms: 95 % confidence interval of that median.
-        reference_ms: Median of the reference network in the same turns.
-        blocks_ms: Median time of each block within the network, in the order of its layout; None where a runtime
-            runs the network as one.
+        latency_ms: Lower quartile of the times of a forward pass of the batch.
+        reference_ms: The same of the reference network in the same turns.
+        blocks_ms: Time of each block within the network, in the order of its layout, together ``latency_ms``; None
+            where a runtime runs the network as one.
     """
 
     architecture: Architecture
     latency_ms: float
-    interval_ms: tuple[float, float]
     reference_ms: float
     blocks_ms: tuple[float, ...] | None
 
@@ -311,11 +309,9 @@ def network_to_dict(network: NetworkLatency) -> dict[str, Any]:
 
 def network_from_dict(data: Mapping[str, Any]) -> NetworkLatency:
     """Read a measured network."""
-    low, high = data["interval_ms"]
     return NetworkLatency(
         architecture=Architecture.from_dict(data["architecture"]),
         latency_ms=data["latency_ms"],
-        interval_ms=(low, high),
         reference_ms=data["reference_ms"],
         blocks_ms=None if data["blocks_ms"] is None else tuple(data["blocks_ms"]),
     )

@@ -296,6 +296,8 @@ def dicenet(
     """
     network = build(dicenet_architecture(scale, num_classes, image_size))
     if dropout is not None:
+        if not 0 <= dropout <= 1:
+            raise ValueError(f"dropout {dropout} should be a probability from 0 to 1")
         assert isinstance(network.head, GroupedClassifier)
         network.head.dropout = nn.Dropout(dropout)
     return network
