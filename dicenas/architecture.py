@@ -82,12 +82,14 @@ class Architecture:
         """Return a copy with some fields changed."""
         return dataclasses.replace(self, **changes)
 
-    def at_size(self, image_size: int | tuple[int, int]) -> Architecture:
-        """Return the same network rebuilt for another native size, say the size it is deployed at.
+    def at_size(self, image_size: int | tuple[int, int] | None) -> Architecture:
+        """Return the same network rebuilt for another native size, say the size it is deployed at; None keeps its own.
 
         Images of 64 pixels and more get the ``imagenet`` stem: a network searched on small images with the
         ``small`` stem would cost sixteen times as much on large ones, and nobody would deploy it so.
         """
+        if image_size is None:
+            return self
         size = size_pair(image_size)
         stem = "imagenet" if min(size) >= _IMAGENET_STEM_FROM else self.stem
         return self.replace(image_size=size, stem=stem)

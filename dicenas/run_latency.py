@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from dicenas.architecture import Architecture
 from dicenas.config.schema import BUILD_TABLE, LatencyConfig
-from dicenas.cost import DTYPES, LatencyResult, LatencySettings, measure_latency, peak_memory_mb
+from dicenas.cost import DTYPES, LatencyResult, LatencySettings, measure_latency, network_peak_memory_mb
 from dicenas.cost.build import build_table
 from dicenas.cost.predict import LatencyPredictor, fit_predictor
 from dicenas.cost.table import Fingerprint, LatencyTable, fingerprint_of
@@ -93,8 +93,7 @@ class MeasuredLatency:
 
     def __call__(self, architecture: Architecture) -> float:
         if architecture not in self._results:
-            size = self.config.input_size
-            deployed = architecture if size is None else architecture.at_size(size)
+            deployed = architecture.at_size(self.config.input_size)
             in_shape = (deployed.in_channels, *deployed.image_size)
             settings = dataclasses.asdict(_settings(self.config))
             self._results[architecture] = measure_latency(build(deployed), in_shape, **settings)
@@ -227,11 +226,8 @@ def peak_memory(latency: LatencyConfig | Callable[[Architecture], float]) -> Cal
 
     @cache
     def of(architecture: Architecture) -> float:
-        deployed = architecture if config.input_size is None else architecture.at_size(config.input_size)
-        with torch.device("meta" if device == "cpu" else device):
-            network = build(deployed)
-        in_shape = (deployed.in_channels, *deployed.image_size)
-        return peak_memory_mb(network, in_shape, device=device, batch=config.batch, dtype=DTYPES[config.dtype])
+        deployed = architecture.at_size(config.input_size)
+        return network_peak_memory_mb(deployed, device=device, batch=config.batch, dtype=DTYPES[config.dtype])
 
     return of
 

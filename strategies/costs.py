@@ -33,24 +33,15 @@ def default_costs(space: SpaceSpec, image_size: int | None = None) -> dict[str, 
             by default.
     """
 
-    def sized(architecture: Architecture) -> Architecture:
-        return architecture if image_size is None else architecture.at_size(image_size)
-
     def peak_memory_mb(architecture: Architecture) -> float:
         # Builds the network, which searches without this cost need not wait for.
-        import torch
+        from dicenas.cost import network_peak_memory_mb
 
-        from dicenas.cost import peak_memory_mb as of_module
-        from dicenas.nets import build
-
-        architecture = sized(architecture)
-        with torch.device("meta"):
-            network = build(architecture)
-        return of_module(network, (architecture.in_channels, *architecture.image_size))
+        return network_peak_memory_mb(architecture.at_size(image_size))
 
     return {
-        "macs": lambda architecture: space.cost(sized(architecture)).macs,
-        "params": lambda architecture: space.cost(sized(architecture)).params,
+        "macs": lambda architecture: space.cost(architecture.at_size(image_size)).macs,
+        "params": lambda architecture: space.cost(architecture.at_size(image_size)).params,
         "peak_memory_mb": peak_memory_mb,
     }
 

@@ -92,7 +92,7 @@ def _print_costs(space: SpaceSpec, constraints: Mapping[str, float], size: int |
 
     rng = Random(0)
     architectures = [space.random(rng) for _ in range(_SAMPLES)]
-    costs = [space.cost(a if size is None else a.at_size(size)) for a in architectures]
+    costs = [space.cost(a.at_size(size)) for a in architectures]
     macs, params = sorted(cost.macs for cost in costs), sorted(cost.params for cost in costs)
     rows = []
     for name, smallest, values in (

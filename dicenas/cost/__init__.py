@@ -22,7 +22,7 @@ from dicenas.cost.macs import (
     count_params,
     register_macs_rule,
 )
-from dicenas.cost.memory import peak_memory_mb
+from dicenas.cost.memory import network_peak_memory_mb, peak_memory_mb
 from dicenas.cost.profile import BlockProfile, profile_blocks
 from dicenas.cost.receptive_field import ReceptiveField, receptive_field
 from dicenas.cost.runtimes import DTYPES, MEMORY_FORMATS, RUNTIMES, LatencySettings
@@ -60,6 +60,7 @@ __all__ = [
     "measure_interleaved",
     "measure_latency",
     "module_times_ms",
+    "network_peak_memory_mb",
     "peak_memory_mb",
     "profile_blocks",
     "profile_candidate",

@@ -84,7 +84,7 @@ def covering_networks(
                 sample[choice.label] = value
                 chosen[(*context, value)] += 1
         architecture = space.architecture(sample)
-        blocks = set(family.layout(_sized(architecture, input_size)).blocks)
+        blocks = set(family.layout(architecture.at_size(input_size)).blocks)
         if architecture in networks or not any(missing[block] > 0 for block in blocks):
             fruitless += 1  # a small space may not hold as many networks
             continue
@@ -245,22 +245,18 @@ def _drawn(space: SpaceSpec, seed: int) -> list[Architecture]:
 def _reference(space: SpaceSpec, input_size: int | None, seed: int) -> Architecture:
     """Return a rather small network of the space: it runs as often as all others together."""
     rng = Random(seed)
-    drawn = sorted((space.random(rng) for _ in range(16)), key=lambda a: space.cost(_sized(a, input_size)).macs)
+    drawn = sorted((space.random(rng) for _ in range(16)), key=lambda a: space.cost(a.at_size(input_size)).macs)
     return drawn[3]
 
 
-def _sized(architecture: Architecture, input_size: int | None) -> Architecture:
-    return architecture if input_size is None else architecture.at_size(input_size)
-
-
 def _has(architecture: Architecture, blocks: Mapping[BlockSpec, str], space: SpaceSpec, input_size: int | None) -> bool:
-    layout = get_backbone(space.backbone).layout(_sized(architecture, input_size))
+    layout = get_backbone(space.backbone).layout(architecture.at_size(input_size))
     return any(block in blocks for block in layout.blocks)
 
 
 def _unmeasured(journal: _Journal, space: SpaceSpec, input_size: int | None) -> set[BlockSpec]:
     family = get_backbone(space.backbone)
-    timed = (family.layout(_sized(n.architecture, input_size)).blocks for n in journal.networks.values() if n.blocks_ms)
+    timed = (family.layout(n.architecture.at_size(input_size)).blocks for n in journal.networks.values() if n.blocks_ms)
     known = {*journal.isolated, *journal.infeasible}.union(*timed)
     return set(VectorizedSpace(space, input_size).blocks) - known
 
@@ -286,7 +282,7 @@ def _measure_network(
         if not _is_out_of_memory(error):
             raise
         # Which of its blocks it was shows when they are run by themselves.
-        for block in get_backbone(space.backbone).layout(_sized(architecture, turns.input_size)).blocks:
+        for block in get_backbone(space.backbone).layout(architecture.at_size(turns.input_size)).blocks:
             if block not in journal.infeasible and block not in journal.isolated:
                 _measure_block(journal, turns, space, block)
         return

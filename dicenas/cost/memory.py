@@ -13,11 +13,38 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
+from dicenas.architecture import Architecture
 from dicenas.cost.device import resolve_device
+from dicenas.nets import build
 
-__all__ = ["peak_memory_mb"]
+__all__ = ["network_peak_memory_mb", "peak_memory_mb"]
 
 _MB = 10**6
+
+
+def network_peak_memory_mb(
+    architecture: Architecture,
+    *,
+    device: str | torch.device = "cpu",
+    batch: int = 1,
+    dtype: torch.dtype = torch.float32,
+) -> float:
+    """Return :func:`peak_memory_mb` of the network of an architecture at its native size.
+
+    Args:
+        architecture: The network; for the CPU it is built on the meta device.
+        device: Where the network runs.
+        batch: Images in the pass.
+        dtype: Type of weights and activations.
+
+    Raises:
+        ValueError: The device is not there.
+    """
+    target = resolve_device(device)
+    with torch.device("meta" if target.type == "cpu" else target):
+        network = build(architecture)
+    in_shape = (architecture.in_channels, *architecture.image_size)
+    return peak_memory_mb(network, in_shape, device=target, batch=batch, dtype=dtype)
 
 
 def peak_memory_mb(

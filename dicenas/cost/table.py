@@ -183,8 +183,7 @@ class LatencyTable:
         return {network.architecture: self._layout(network.architecture) for network in self.networks}
 
     def _layout(self, architecture: Architecture) -> tuple[BlockSpec, ...]:
-        size = self.fingerprint.input_size
-        sized = architecture if size is None else architecture.at_size(size)
+        sized = architecture.at_size(self.fingerprint.input_size)
         return get_backbone(architecture.backbone).layout(sized).blocks
 
     def check(self, wanted: Fingerprint, *, allow_mismatch: bool = False) -> list[str]:

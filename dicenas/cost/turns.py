@@ -117,7 +117,7 @@ class TurnTaker:
         return summarize(own)["p25_ms"], summarize(references)["p25_ms"]
 
     def _built(self, architecture: Architecture) -> Network:
-        return build(architecture if self.input_size is None else architecture.at_size(self.input_size))
+        return build(architecture.at_size(self.input_size))
 
     @cached_property
     def _reference_network(self) -> Network:

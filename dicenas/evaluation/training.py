@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dicenas.cost.runtimes import using_threads
 from dicenas.evaluation.augment import random_shift_flip
 from dicenas.evaluation.data import Data
 
@@ -140,7 +141,7 @@ def train_and_evaluate(
     target = _checked_device(device)
     train_seconds = 0.0
     metrics: dict[str, float] | None = None
-    with _threads(config.threads), _random_state(config.seed, target), _placed(net, target):
+    with using_threads(config.threads), _random_state(config.seed, target), _placed(net, target):
         trainer = _Trainer(net, data, config, target)
         for epoch in range(1, config.epochs + 1):
             start = time.perf_counter()
@@ -321,16 +322,6 @@ def _quick_statistics(net: nn.Module, steps: int) -> Iterator[None]:
     finally:
         for norm, momentum in slow.items():
             norm.momentum = momentum
-
-
-@contextlib.contextmanager
-def _threads(threads: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @contextlib.contextmanager

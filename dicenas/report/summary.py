@@ -134,7 +134,7 @@ class RunSummary:
 
     def deployed(self, architecture: Architecture) -> Architecture:
         """Return an architecture at the size at which its costs were taken."""
-        return architecture if self.input_size is None else architecture.at_size(self.input_size)
+        return architecture.at_size(self.input_size)
 
     def space(self) -> SpaceSpec | None:
         """Return the space searched, None where the configuration does not describe it."""

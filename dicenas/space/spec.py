@@ -357,7 +357,7 @@ class SpaceSpec:
         """
         stages = tuple(tuple(candidates[0] for candidates in stage.candidates) for stage in self._stages)
         architecture = self._architecture(width, stages, stem, resolution)
-        return self._family.layout(architecture if image_size is None else architecture.at_size(image_size))
+        return self._family.layout(architecture.at_size(image_size))
 
     def candidates(self, label: str) -> tuple[str, ...]:
         """Return the names that a block, such as ``"s1_b0"``, may have."""
