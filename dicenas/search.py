@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ from nni.nas.space import RawFormatModelSpace
 
 from dicenas.architecture import Architecture
 from dicenas.config import LatencyConfig, SearchConfig
-from dicenas.evaluation import load_data, train_and_evaluate
+from dicenas.evaluation import Evaluate, Report, load_data, train_and_evaluate
 from dicenas.export import FORMATS, export_network
 from dicenas.nets import build
 from dicenas.pareto import Direction
@@ -37,11 +37,6 @@ from dicenas.strategies import ArchitectureStudy, OptunaStrategy, Outcome, Propo
 __all__ = ["Evaluate", "Report", "SearchResult", "run_search", "search"]
 
 logger = logging.getLogger(__name__)
-
-#: Reports metrics of a training that goes on: the step and what was measured at it.
-Report: TypeAlias = Callable[[int, Mapping[str, float]], None]
-#: Trains and evaluates the network of an architecture; returns metrics by name.
-Evaluate: TypeAlias = Callable[[Architecture, nn.Module, Report], Mapping[str, float]]
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from dicenas.evaluation.data import DATASETS, Data, DataConfig
 from dicenas.evaluation.datasets import check_data, load_data
+from dicenas.evaluation.evaluators import Evaluate, Evaluator, Report, StopEvaluation
 from dicenas.evaluation.images import FileImages, Images, MemoryImages
 from dicenas.evaluation.training import TrainConfig, TrainingDiverged, evaluate, train_and_evaluate
 
@@ -9,9 +10,13 @@ __all__ = [
     "DATASETS",
     "Data",
     "DataConfig",
+    "Evaluate",
+    "Evaluator",
     "FileImages",
     "Images",
     "MemoryImages",
+    "Report",
+    "StopEvaluation",
     "TrainConfig",
     "TrainingDiverged",
     "check_data",
