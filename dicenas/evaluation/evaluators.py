@@ -44,7 +44,7 @@ class Evaluator(ABC):
         """What is known of an architecture before it is evaluated, by name of the cost."""
         return {}
 
-    def prepare(self, folder: Path) -> None:
+    def prepare(self, folder: Path) -> None:  # noqa: B027, most evaluators have nothing to prepare
         """Do what is done once, before the first trial of a run; called again, go on where it stopped.
 
         Args:
