@@ -36,6 +36,7 @@ SEARCH = [
     "optuna>=5",
     "pillow",
     "plotly",
+    "psutil",
     "pytorch-lightning",  # imported by nni.nas.nn.pytorch, not required by nni
     "rich",
     "scikit-learn",
@@ -43,6 +44,7 @@ SEARCH = [
 ]
 EXPORT = ["onnx", "onnxruntime", "onnxscript", "timm"]
 PLOTS = ["matplotlib"]
+DISTRIBUTED = ["grpcio", "optuna-dashboard", "psycopg2-binary", "tensorboard"]
 DEVELOPMENT = [
     "hypothesis",
     "mypy",
@@ -160,7 +162,8 @@ if __name__ == "__main__":
             "cost": COST,
             "export": EXPORT,
             "plots": PLOTS,
-            "all": [*SEARCH, *EXPORT, *PLOTS],
+            "distributed": DISTRIBUTED,
+            "all": [*SEARCH, *EXPORT, *PLOTS, *DISTRIBUTED],
             "dev": DEVELOPMENT,
         },
         entry_points={"console_scripts": ["dicenas = dicenas.cli:main"]},
