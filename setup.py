@@ -44,7 +44,7 @@ SEARCH = [
 ]
 EXPORT = ["onnx", "onnxruntime", "onnxscript", "timm"]
 PLOTS = ["matplotlib"]
-DISTRIBUTED = ["grpcio", "optuna-dashboard", "psycopg2-binary", "tensorboard"]
+DISTRIBUTED = ["grpcio", "optuna-dashboard", "psycopg[binary]", "tensorboard"]
 DEVELOPMENT = [
     "hypothesis",
     "mypy",
