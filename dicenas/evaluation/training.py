@@ -138,11 +138,11 @@ def train_and_evaluate(
         TrainingDiverged: The loss became NaN or infinite.
         ValueError: The device is not there, or the network does not give one logit for each class.
     """
-    target = _checked_device(device)
+    target = checked_device(device)
     train_seconds = 0.0
     metrics: dict[str, float] | None = None
-    with using_threads(config.threads), _random_state(config.seed, target), _placed(net, target):
-        trainer = _Trainer(net, data, config, target)
+    with using_threads(config.threads), random_state(config.seed, target), placed(net, target):
+        trainer = Trainer(net, data, config, target)
         for epoch in range(1, config.epochs + 1):
             start = time.perf_counter()
             with _quick_statistics(net, config.epochs * trainer.steps_per_epoch):
@@ -176,13 +176,20 @@ def evaluate(net: nn.Module, data: Data, *, device: str | torch.device = "cpu") 
     Raises:
         ValueError: The device is not there, or the network does not give one logit for each class.
     """
-    target = _checked_device(device)
-    with _placed(net, target):
+    target = checked_device(device)
+    with placed(net, target):
         return _validate(net, data, target)
 
 
-class _Trainer:
-    """The state of one training."""
+class Trainer:
+    """The state of one training, and its steps.
+
+    Args:
+        net: What is trained, on its device; only parameters that a step gave a gradient are changed by it.
+        data: What to train on.
+        config: The recipe.
+        device: Where the network is.
+    """
 
     def __init__(self, net: nn.Module, data: Data, config: TrainConfig, device: torch.device) -> None:
         self.net = net
@@ -204,27 +211,47 @@ class _Trainer:
 
     def run_epoch(self) -> float:
         """Train on every image once and return the mean loss."""
-        self.net.train()
+        return sum(self.steps(self.draw_order())) / self.steps_per_epoch
+
+    def draw_order(self) -> Tensor:
+        """Draw the order of an epoch's images, without those that fill no whole batch."""
         order = torch.randperm(len(self.data.train), generator=self.generator)
-        order = order[: self.steps_per_epoch * self.batch]
-        total = 0.0
+        return order[: self.steps_per_epoch * self.batch]
+
+    def steps(self, order: Tensor) -> Iterator[float]:
+        """Train on these images batch by batch; yields the loss of each step once it is done."""
+        self.net.train()
         for images, labels in self.data.train.batches(order, self.batch):
-            total += self._train_step(images.to(self.device), labels.to(self.device))
-        return total / self.steps_per_epoch
+            yield self._train_step(images.to(self.device), labels.to(self.device))
+
+    def add_gradients(self, images: Tensor, labels: Tensor) -> float:
+        """Add the gradients of one step to those of the parameters, and return its loss."""
+        return self.add_gradients_of(self.net, images, labels)
+
+    def add_gradients_of(
+        self, forward: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, share: float = 1.0
+    ) -> float:
+        """Add the gradients of what ``forward`` makes of the images, weighted by ``share``; returns its whole loss.
+
+        Raises:
+            TrainingDiverged: The loss is NaN or infinite.
+        """
+        with _mixed_precision(self.device):
+            logits = _logits(forward, images, self.data)
+            loss = F.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
+        value = loss.item()
+        if not math.isfinite(value):
+            raise TrainingDiverged(self.step, value)
+        torch.autograd.backward(self.scaler.scale(loss if share == 1 else share * loss))
+        return value
 
     def _train_step(self, images: Tensor, labels: Tensor) -> float:
         if self.config.augment and self.data.augmentable:
             images = random_shift_flip(images, self.data.image_size // 8, self.generator)
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate * self._schedule()
-        with _mixed_precision(self.device):
-            logits = _logits(self.net, images, self.data)
-            loss = F.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
-        value = loss.item()
-        if not math.isfinite(value):
-            raise TrainingDiverged(self.step, value)
         self.optimizer.zero_grad()
-        torch.autograd.backward(self.scaler.scale(loss))
+        value = self.add_gradients(images, labels)
         self.scaler.unscale_(self.optimizer)
         torch.nn.utils.clip_grad_norm_(self.net.parameters(), self.config.max_grad_norm)
         self.scaler.step(self.optimizer)
@@ -254,7 +281,7 @@ def _validate(net: nn.Module, data: Data, device: torch.device) -> dict[str, flo
     return {"accuracy": correct / len(data.val), "loss": loss / len(data.val)}
 
 
-def _logits(net: nn.Module, images: Tensor, data: Data) -> Tensor:
+def _logits(net: Callable[[Tensor], Tensor], images: Tensor, data: Data) -> Tensor:
     logits = net(data.normalize(images).contiguous(memory_format=torch.channels_last))
     expected = (len(images), data.num_classes)
     if not isinstance(logits, Tensor) or logits.shape != expected:
@@ -267,7 +294,7 @@ def _is_finite(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _checked_device(device: str | torch.device) -> torch.device:
+def checked_device(device: str | torch.device) -> torch.device:
     try:
         target = torch.device(device)
     except RuntimeError as error:
@@ -292,7 +319,7 @@ def _mixed_precision(device: torch.device) -> torch.autocast:
 
 
 @contextlib.contextmanager
-def _placed(net: nn.Module, device: torch.device) -> Iterator[None]:
+def placed(net: nn.Module, device: torch.device) -> Iterator[None]:
     """Move a network to a device, and let its weights lie in channels_last order meanwhile.
 
     Depth-wise convolutions train up to a third faster in that order on the CPU, too. Afterwards the weights
@@ -325,7 +352,7 @@ def _quick_statistics(net: nn.Module, steps: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _random_state(seed: int, device: torch.device) -> Iterator[None]:
+def random_state(seed: int, device: torch.device) -> Iterator[None]:
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield
