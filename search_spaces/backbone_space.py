@@ -30,6 +30,7 @@ class SpaceArguments(TypedDict, total=False):
     in_channels: int
     expansions: Sequence[float]
     activations: Sequence[str]
+    block_ops: Mapping[str, Sequence[str]]
 
 
 class BlockChoice(LayerChoice):

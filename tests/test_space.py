@@ -50,7 +50,7 @@ def spaces(draw: st.DrawFn, max_size: int = 800) -> SpaceSpec:
         # Two ops, expansions or activations: a block has their product.
         numbers = {draw(st.sampled_from(("ops", "expansions", "activations"))): 2}
     ops = draw(st.lists(st.sampled_from(OPS), min_size=1, max_size=numbers.get("ops", 1), unique=True))
-    choices = {}
+    choices: dict[str, Any] = {}
     if backbone == "mobilenetv3_small":
         for name, values in (("expansions", (1, 2.5, 4)), ("activations", ("relu", "hardswish", "prelu"))):
             size = numbers.get(name, 1)
@@ -66,6 +66,10 @@ def spaces(draw: st.DrawFn, max_size: int = 800) -> SpaceSpec:
     def some(values: tuple[Any, ...]) -> tuple[Any, ...]:
         return tuple(draw(st.lists(st.sampled_from(values), min_size=1, max_size=2, unique=True)))
 
+    if backbone != "mobilenetv3_small" and draw(st.booleans()):
+        # The first block of a stage is never left out, so it may have ops of its own in any space.
+        label = f"s{draw(st.integers(1, len(depths)))}_b0"
+        choices["block_ops"] = {label: draw(st.lists(st.sampled_from(OPS), min_size=1, max_size=2, unique=True))}
     space = SpaceSpec(
         backbone,
         tuple(ops),
@@ -549,3 +553,43 @@ def test_bad_sections(changes: dict[str, Any], message: str) -> None:
 def test_section_without_backbone() -> None:
     with pytest.raises(ValueError, match="key 'backbone' should name a backbone"):
         SpaceSpec.from_config({}, num_classes=10, image_size=32)
+
+
+def test_single_blocks_may_have_ops_of_their_own() -> None:
+    space = SpaceSpec(
+        "shufflenetv2",
+        ("separable_k3", "dice_k3", "skip"),
+        (0.5,),
+        ((1,), (1,), (1,)),
+        block_ops={"s2_b0": ["separable"], "s1_b0": ("dice_k3",), "s3_b1": ("dice_k3", "skip")},
+    )
+    assert space.candidates("s1_b0") == ("dice_k3",)
+    assert space.candidates("s2_b0") == ("separable_k3", "separable_k5", "separable_k7")
+    assert space.candidates("s2_b1") == ("separable_k3", "dice_k3", "skip")
+    assert space.candidates("s3_b1") == ("dice_k3", "skip")
+    assert space == SpaceSpec(**space.to_dict())
+    assert space != SpaceSpec("shufflenetv2", space.ops, (0.5,), ((1,), (1,), (1,)))
+    assert "block_ops" not in SpaceSpec("shufflenetv2").to_dict()
+    section = {"backbone": "shufflenetv2", "ops": ["skip", "dice"], "block_ops": {"s1_b0": ["dice_k3"]}}
+    assert SpaceSpec.from_config(section, num_classes=10, image_size=32).candidates("s1_b0") == ("dice_k3",)
+
+
+@pytest.mark.parametrize(
+    ("block_ops", "message"),
+    [
+        ({"s1_b0": ("dise",)}, "unknown op 'dise'; did you mean 'dice'"),
+        ({"s4_b0": ("dice_k3",)}, "there is no block 's4_b0'; did you mean 's3_b0'"),
+        ({"s1_b0": ()}, "block_ops of s1_b0: should be a list of ops"),
+        ({"s1_b0": "dice_k3"}, "block_ops of s1_b0: should be a list of ops, got 'dice_k3'"),
+        (["dice_k3"], "block_ops should map labels"),
+        ({"s1_b0": ("skip",)}, "none of the ops skip fits into block s1_b0"),
+    ],
+)
+def test_wrong_ops_of_single_blocks_are_refused(block_ops: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        SpaceSpec("shufflenetv2", ("separable_k3", "skip"), block_ops=block_ops)
+
+
+def test_blocks_that_may_move_up_have_the_same_ops() -> None:
+    with pytest.raises(ValueError, match="stage 4 may be left out"):
+        SpaceSpec("mobilenetv1", ("separable_k3", "dice_k3", "skip"), block_ops={"s4_b2": ("dice_k3",)})

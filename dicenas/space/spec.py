@@ -17,13 +17,13 @@ from dicenas.nets.backbone import Backbone, BlockSpec, Layout, architecture_cost
 from dicenas.ops import Cost, expand_candidates
 from dicenas.ops.layers import ACTIVATIONS
 from dicenas.space.choice import Choice, Sample, Value
-from dicenas.space.stage import StageSpace
+from dicenas.space.stage import StageSpace, fitting_stages
 from dicenas.spelling import did_you_mean
 
 __all__ = ["SpaceSpec"]
 
 #: Keys of a ``space:`` section.
-_KEYS = ("backbone", "ops", "widths", "depths", "stem", "resolutions", "expansions", "activations")
+_KEYS = ("backbone", "ops", "widths", "depths", "stem", "resolutions", "expansions", "activations", "block_ops")
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,8 @@ class SpaceSpec:
         in_channels: Channels of the image.
         expansions: Expansions of the blocks; the backbone's usual ones when empty.
         activations: Activations in the blocks; those of the backbone's stages when empty.
+        block_ops: Candidate ops of single blocks, by label such as ``"s1_b0"``, in place of ``ops``. Kept as pairs of
+            label and names.
 
     Raises:
         ValueError: Something in it does not exist or is empty, or the backbone has no such choice.
@@ -64,6 +66,7 @@ class SpaceSpec:
     in_channels: int = 3
     expansions: tuple[float, ...] = ()
     activations: tuple[str, ...] = ()
+    block_ops: Mapping[str, Sequence[str]] | tuple[tuple[str, tuple[str, ...]], ...] = ()
     _family: Backbone = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -92,7 +95,17 @@ class SpaceSpec:
             raise ValueError(f"{self.backbone} has no choice of {given}: those of its blocks are fixed")
         set_field(self, "expansions", tuple(float(value) for value in self.expansions) or family.expansions)
         set_field(self, "activations", tuple(self.activations))
+        set_field(self, "block_ops", self._expanded_block_ops())
         self._check(family)
+
+    def _expanded_block_ops(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
+        if not isinstance(self.block_ops, Mapping | tuple):
+            raise ValueError(f"block_ops should map labels of blocks to lists of ops, got {self.block_ops!r}")
+        given = dict(self.block_ops)
+        for label, ops in given.items():
+            if isinstance(ops, str) or not isinstance(ops, Sequence) or not ops:
+                raise ValueError(f"block_ops of {label}: should be a list of ops, got {ops!r}")
+        return tuple(sorted((str(label), expand_candidates(ops)) for label, ops in given.items()))
 
     def _check(self, family: Backbone) -> None:
         for name in ("widths", "stems", "resolutions"):
@@ -123,7 +136,25 @@ class SpaceSpec:
         for stage in self._stages:
             for label, candidates in zip(stage.labels, stage.candidates, strict=True):
                 if not candidates:
-                    raise ValueError(f"none of the ops {', '.join(self.ops)} fits into block {label}")
+                    ops = dict(self.block_ops).get(label, self.ops)
+                    raise ValueError(f"none of the ops {', '.join(ops)} fits into block {label}")
+        self._check_block_ops()
+
+    def _check_block_ops(self) -> None:
+        labels = [label for stage in self._stages for label in stage.labels]
+        for label, _ in self.block_ops:
+            if label not in labels:
+                hint = did_you_mean(label, labels)
+                raise ValueError(f"block_ops: there is no block {label!r}{hint} (there are {', '.join(labels)})")
+        for stage in self._stages:
+            left_out = [bool(set(stage.identities) & set(names)) for names in stage.candidates]
+            behind = stage.candidates[left_out.index(True) :] if True in left_out else ()
+            # Blocks behind one that is left out move up: they must be allowed there.
+            if self.block_ops and len({frozenset(names) - set(stage.identities) for names in behind}) > 1:
+                raise ValueError(
+                    f"block_ops: a block of stage {stage.number} may be left out ({', '.join(stage.identities)}), "
+                    "and those behind it move up; give them all the same ops"
+                )
 
     @staticmethod
     def _check_values(name: str, values: Sequence[Any]) -> None:
@@ -139,7 +170,7 @@ class SpaceSpec:
         """Read the ``space:`` section of a search configuration.
 
         Keys: ``backbone``, and where they differ from the defaults ``ops``, ``widths``, ``depths``, ``stem`` (a
-        name or a list), ``resolutions``, ``expansions`` and ``activations``.
+        name or a list), ``resolutions``, ``expansions``, ``activations`` and ``block_ops`` (a mapping).
 
         Args:
             section: The section, or only the name of a backbone under ``backbone``.
@@ -176,6 +207,7 @@ class SpaceSpec:
             in_channels=in_channels,
             expansions=values("expansions"),
             activations=values("activations"),
+            block_ops=section.get("block_ops", ()),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -192,6 +224,8 @@ class SpaceSpec:
         }
         if self._family.expansions:  # what a backbone has no choice of is no part of its spaces
             described |= {"expansions": list(self.expansions), "activations": list(self.activations)}
+        if self.block_ops:
+            described["block_ops"] = {label: list(ops) for label, ops in self.block_ops}
         return described
 
     @cached_property
@@ -371,8 +405,9 @@ class SpaceSpec:
         size = (resolution, resolution)
         return Architecture(self.backbone, width, stages, stem, size, self.num_classes, self.in_channels)
 
-    def _block_names(self, stage: int) -> tuple[str, ...]:
-        return self._family.block_names(stage, self.ops, self.expansions, self.activations)
+    def _block_names(self, stage: int, position: int) -> tuple[str, ...]:
+        ops = dict(self.block_ops).get(f"s{stage}_b{position}", self.ops)
+        return self._family.block_names(stage, ops, self.expansions, self.activations)
 
     @cached_property
     def _by_label(self) -> dict[str, tuple[str, ...]]:
@@ -385,30 +420,12 @@ class SpaceSpec:
     @cached_property
     def _stages(self) -> tuple[StageSpace, ...]:
         """The stages with what fits into their blocks at every width, stem and resolution."""
-        family = self._family
-        names = [self._block_names(number) for number in range(1, len(self.depths) + 1)]
-        lengths = [family.leading_blocks + max(depths) for depths in self.depths]
-        # The first block of a stage sets its shape: it is never left out.
-        fitting = [
-            [tuple(name for name in offered if position or not family.is_identity(name)) for position in range(length)]
-            for offered, length in zip(names, lengths, strict=True)
-        ]
-        placeholders = tuple(offered[:1] * length for offered, length in zip(names, lengths, strict=True))
-        for width, stem, resolution in itertools.product(self.widths, self.stems, self.resolutions):
-            layout = family.layout(self._architecture(width, placeholders, stem, resolution))
-            for candidates, blocks in zip(fitting, layout.stages, strict=True):
-                for position, block in enumerate(blocks):
-                    candidates[position] = family.fitting(block, candidates[position])
-        return tuple(
-            StageSpace(
-                number,
-                depths,
-                family.leading_blocks,
-                tuple(candidates),
-                tuple(filter(family.is_left_out, names[number - 1])),
-            )
-            for number, (depths, candidates) in enumerate(zip(self.depths, fitting, strict=True), 1)
-        )
+        settings = itertools.product(self.widths, self.stems, self.resolutions)
+
+        def layouts(stages: tuple[tuple[str, ...], ...]) -> Iterator[Layout]:
+            return (self._family.layout(self._architecture(w, stages, stem, size)) for w, stem, size in settings)
+
+        return fitting_stages(self._family, self.depths, self._block_names, layouts)
 
 
 def _combinations(stages: Sequence[StageSpace]) -> Iterator[tuple[tuple[str, ...], ...]]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from dicenas.nets.backbone import Backbone, Layout
 from dicenas.space.choice import Choice, Sample, Value
 
-__all__ = ["StageSpace"]
+__all__ = ["StageSpace", "fitting_stages"]
 
 
 @dataclass(frozen=True)
@@ -92,3 +93,45 @@ class StageSpace:
 
     def _slots(self, length: int) -> list[tuple[str, ...]]:
         return [self._canonical(candidates) for candidates in self.candidates[:length]]
+
+
+def fitting_stages(
+    family: Backbone,
+    depths: Sequence[tuple[int, ...]],
+    offered: Callable[[int, int], tuple[str, ...]],
+    layouts: Callable[[tuple[tuple[str, ...], ...]], Iterable[Layout]],
+) -> tuple[StageSpace, ...]:
+    """Return the stages of a space, each block with those of its candidates that fit there in every network.
+
+    Args:
+        family: The backbone.
+        depths: Depth choices of each stage.
+        offered: Gives the names of the blocks offered for a stage, from 1, and a position in it.
+        layouts: Gives the layouts that networks of these stages can have: one for each width, stem and resolution.
+    """
+    names = [
+        [offered(number, position) for position in range(family.leading_blocks + max(choices))]
+        for number, choices in enumerate(depths, 1)
+    ]
+    # The first block of a stage sets its shape: it is never left out.
+    fitting = [
+        [
+            tuple(name for name in block if position or not family.is_identity(name))
+            for position, block in enumerate(stage)
+        ]
+        for stage in names
+    ]
+    for layout in layouts(tuple(tuple(block[0] for block in stage) for stage in names)):
+        for candidates, blocks in zip(fitting, layout.stages, strict=True):
+            for position, block in enumerate(blocks):
+                candidates[position] = family.fitting(block, candidates[position])
+    return tuple(
+        StageSpace(
+            number,
+            choices,
+            family.leading_blocks,
+            tuple(candidates),
+            tuple(dict.fromkeys(name for block in stage for name in block if family.is_left_out(name))),
+        )
+        for number, (choices, candidates, stage) in enumerate(zip(depths, fitting, names, strict=True), 1)
+    )
