@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import sys
 from pathlib import Path
 
@@ -44,8 +43,6 @@ def main(arguments: list[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO, stream=sys.stdout)
     if args.command == "train":
-        # Read when the package is first imported; the recipe says plain PyTorch.
-        os.environ["DICENAS_KERNELS"] = "off"
         from tabular import training
 
         return training.run(args.table, args.data, args.stop, args.limit)

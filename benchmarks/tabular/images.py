@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from zipfile import ZipFile
 
@@ -28,23 +29,23 @@ def default_folder() -> Path:
     return Path(os.environ.get("DICENAS_REFERENCE", _ROOT.parent / "shared")) / "data"
 
 
-def load_parts(folder: Path, recipe: Recipe) -> tuple[Data, Data, str]:
+def load_parts(folder: Path, recipe: Recipe, sizes: Sequence[int]) -> tuple[dict[int, tuple[Data, Data]], str]:
     """Read the images of a recipe.
 
     Args:
         folder: Holds ``cifar10-train.zip`` and ``cifar10-test.zip``, one folder of image files for each class.
         recipe: Says how many images of each class.
+        sizes: Heights and widths that the images are resized to, in pixels.
 
     Returns:
-        Training and validation images; the same with the test images in the validation images' place; the digest of
-        the files read.
+        By size, training and validation images, and the same with the test images in the validation images' place;
+        and the digest of the files read.
 
     Raises:
         FileNotFoundError: An archive is not there.
         ValueError: An archive has too few images, or damaged ones.
     """
     digest = hashlib.sha256()
-    size = recipe.image_size
     first, last = slice(0, recipe.train_per_class), slice(-recipe.val_per_class, None)
     train_archive, test_archive = folder / "cifar10-train.zip", folder / "cifar10-test.zip"
     classes, train, train_labels = _read(train_archive, first, recipe.train_per_class + recipe.val_per_class, digest)
@@ -53,14 +54,13 @@ def load_parts(folder: Path, recipe: Recipe) -> tuple[Data, Data, str]:
     pixels = train.double() / 255
     mean, std = pixels.mean((0, 2, 3)).tolist(), pixels.std((0, 2, 3)).tolist()
 
-    def part(images: Tensor, labels: Tensor) -> MemoryImages:
-        return MemoryImages(resize_images(images, size), labels, size)
+    def data(held_out: Tensor, labels: Tensor, size: int) -> Data:
+        parts = [(train, train_labels), (held_out, labels)]
+        resized = [MemoryImages(resize_images(images, size), of_images, size) for images, of_images in parts]
+        return Data(resized[0], resized[1], classes, tuple(mean), tuple(std), augmentable=True)
 
-    data = [
-        Data(part(train, train_labels), held_out, classes, tuple(mean), tuple(std), augmentable=True)
-        for held_out in (part(val, val_labels), part(test, test_labels))
-    ]
-    return data[0], data[1], digest.hexdigest()[:16]
+    by_size = {size: (data(val, val_labels, size), data(test, test_labels, size)) for size in sizes}
+    return by_size, digest.hexdigest()[:16]
 
 
 def _read(path: Path, chosen: slice, needed: int, digest: hashlib._Hash) -> tuple[tuple[str, ...], Tensor, Tensor]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import itertools
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -21,41 +20,41 @@ from random import Random
 from typing import Any
 
 from dicenas import Architecture
+from dicenas.space import SpaceSpec
 
 __all__ = [
-    "IMAGE_SIZE",
-    "LEADING_OP",
-    "OPS",
     "RECIPE",
     "SCHEMA_VERSION",
     "SEEDS",
-    "WIDTHS",
+    "SPACE",
     "Claims",
     "Recipe",
     "Table",
     "Training",
     "architectures",
-    "compact",
+    "group",
     "header",
     "order",
     "unit_ops",
 ]
 
 #: Version of the file's form; raised when a field is added, renamed or changes its meaning.
-SCHEMA_VERSION = 1
-#: What each stage's basic unit may hold.
-OPS = ("separable_k3", "separable_k5", "separable_se_k3", "dice_k3", "skip")
-#: What every down-sampling unit holds.
-LEADING_OP = "separable_k3"
+SCHEMA_VERSION = 2
 #: Seeds of the trainings of each architecture.
 SEEDS = (0, 1)
 
-#: Width multipliers.
-WIDTHS = (0.1, 0.5)
-#: Height and width of the images, in pixels.
-IMAGE_SIZE = 24
-_STAGES = 3
-_CLASSES = 10
+#: The space: what each stage's basic unit holds, at two widths and two resolutions. The down-sampling units hold
+#: ``separable_k3`` in all of them.
+SPACE = SpaceSpec(
+    "shufflenetv2",
+    ops=("separable_k3", "separable_se_k3", "dice_k3", "skip"),
+    widths=(0.1, 0.5),
+    depths=((1,), (1,), (1,)),
+    stems=("small",),
+    resolutions=(12, 24),
+    num_classes=10,
+    block_ops={f"s{stage}_b0": ("separable_k3",) for stage in (1, 2, 3)},
+)
 
 
 @dataclass(frozen=True)
@@ -66,25 +65,21 @@ class Recipe:
         train_per_class: Training images of each class, the first of CIFAR-10's training part in the order of names.
         val_per_class: Validation images of each class, the last of the training part.
         test_per_class: Test images of each class, the first of CIFAR-10's test part.
-        image_size: Height and width that images are resized to, in pixels.
         epochs: Passes over the training images.
         batch: Images in a step.
         learning_rate: Highest learning rate.
         weight_decay: Weight decay.
         threads: CPU threads.
-        kernels: Whether the package's native kernels are used; they change from version to version.
     """
 
     train_per_class: int = 300
-    val_per_class: int = 500
+    val_per_class: int = 250
     test_per_class: int = 1000
-    image_size: int = IMAGE_SIZE
     epochs: int = 9
     batch: int = 50
-    learning_rate: float = 0.1
+    learning_rate: float = 0.03
     weight_decay: float = 1e-4
     threads: int = 1
-    kernels: bool = False
 
 
 RECIPE = Recipe()
@@ -92,18 +87,8 @@ RECIPE = Recipe()
 
 @lru_cache(maxsize=1)
 def architectures() -> tuple[Architecture, ...]:
-    """Return the 250 architectures: 2 widths, and 5 ops for the basic unit of each of 3 stages."""
-    return tuple(
-        Architecture(
-            "shufflenetv2",
-            width,
-            tuple((LEADING_OP, op) for op in ops),
-            "small",
-            (IMAGE_SIZE, IMAGE_SIZE),
-            _CLASSES,
-        )
-        for width, *ops in itertools.product(WIDTHS, *[OPS] * _STAGES)
-    )
+    """Return the 256 architectures: 2 widths, 2 resolutions, and 4 ops for the basic unit of each of 3 stages."""
+    return tuple(SPACE.enumerate())
 
 
 def unit_ops(architecture: Architecture) -> tuple[str, ...]:
@@ -111,15 +96,14 @@ def unit_ops(architecture: Architecture) -> tuple[str, ...]:
     return tuple(stage[1] for stage in architecture.stages)
 
 
-def compact(architecture: Architecture) -> dict[str, str | float]:
-    """Return what distinguishes an architecture from the others, under the labels of its choices."""
-    ops = {f"s{stage}_b1": op for stage, op in enumerate(unit_ops(architecture), 1)}
-    return {"width": architecture.width, **ops}
+def group(architecture: Architecture) -> tuple[float, int]:
+    """Return width and resolution: architectures that share them differ in their ops alone."""
+    return architecture.width, architecture.image_size[0]
 
 
 @lru_cache(maxsize=1)
-def _by_sample() -> dict[frozenset[tuple[str, str | float]], Architecture]:
-    return {frozenset(compact(architecture).items()): architecture for architecture in architectures()}
+def _by_hash() -> dict[str, Architecture]:
+    return {architecture.hash: architecture for architecture in architectures()}
 
 
 def order() -> list[tuple[Architecture, int]]:
@@ -138,16 +122,7 @@ def header(recipe: Recipe, data_digest: str) -> dict[str, Any]:
     digest = hashlib.sha256("".join(sorted(a.hash for a in architectures())).encode()).hexdigest()[:16]
     return {
         "schema_version": SCHEMA_VERSION,
-        "space": {
-            "backbone": "shufflenetv2",
-            "ops": list(OPS),
-            "leading_ops": [LEADING_OP],
-            "widths": list(WIDTHS),
-            "depths": [[1]] * _STAGES,
-            "stem": "small",
-            "image_size": IMAGE_SIZE,
-            "num_classes": _CLASSES,
-        },
+        "space": SPACE.to_dict(),
         "architectures": len(architectures()),
         "fingerprint": digest,
         "seeds": list(SEEDS),
@@ -162,7 +137,7 @@ class Training:
 
     Attributes:
         architecture: Hash of the architecture.
-        sample: What distinguishes it, see :func:`compact`.
+        sample: Value of each choice of :data:`SPACE`.
         seed: Seed of the initial weights, the order of the images and their augmentation.
         val_accuracy: Accuracy on the validation images after each epoch, 0 to 1.
         val_loss: Mean cross-entropy on the validation images after each epoch.
@@ -197,8 +172,8 @@ class Training:
 
     def check(self, epochs: int) -> None:
         """Raise ``ValueError`` unless the values are such as a training gives."""
-        architecture = _by_sample().get(frozenset(self.sample.items()))
-        if architecture is None or architecture.hash != self.architecture:
+        architecture = _by_hash().get(self.architecture)
+        if architecture is None or SPACE.sample(architecture) != self.sample:
             raise ValueError(f"architecture {self.architecture}, {dict(self.sample)}, is none of the benchmark's")
         if self.seed not in SEEDS:
             raise ValueError(f"seed {self.seed} is none of {SEEDS}")

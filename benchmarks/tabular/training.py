@@ -15,10 +15,9 @@ from dicenas import Architecture, build
 from dicenas.cost import device_name
 from dicenas.evaluation import Data, TrainConfig, TrainingDiverged, evaluate, train_and_evaluate
 from dicenas.nets import architecture_cost
-from dicenas.ops import kernels
 
 from .images import default_folder, load_parts
-from .table import RECIPE, Claims, Recipe, Table, Training, compact, header, order
+from .table import RECIPE, SPACE, Claims, Recipe, Table, Training, header, order
 
 __all__ = ["run", "train"]
 
@@ -45,7 +44,7 @@ def run(
         0, the exit status.
     """
     torch.set_num_threads(recipe.threads)
-    train_data, test_data, digest = load_parts(folder or default_folder(), recipe)
+    data, digest = load_parts(folder or default_folder(), recipe, SPACE.resolutions)
     table = Table(path, header(recipe, digest))
     claims = Claims(path.with_suffix(".claims"))
     origin = _origin()
@@ -59,7 +58,7 @@ def run(
             if not claimed or (architecture.hash, seed) in table.trainings():
                 continue
             try:
-                training = train(architecture, seed, recipe, train_data, test_data, origin)
+                training = train(architecture, seed, recipe, *data[architecture.image_size[0]], origin)
             except TrainingDiverged as error:
                 logger.error("%d: %s; left out", number + 1, error)  # the others are worth having all the same
                 continue
@@ -101,13 +100,12 @@ def train(
     )
     torch.manual_seed(seed)
     net = build(architecture)
-    with kernels.disabled():
-        train_and_evaluate(net, train_data, config, report=report)
-        test_accuracy = evaluate(net, test_data)["accuracy"]
+    train_and_evaluate(net, train_data, config, report=report)
+    test_accuracy = evaluate(net, test_data)["accuracy"]
     cost = architecture_cost(architecture)
     return Training(
         architecture=architecture.hash,
-        sample=compact(architecture),
+        sample=SPACE.sample(architecture),
         seed=seed,
         val_accuracy=tuple(curves["accuracy"]),
         val_loss=tuple(curves["loss"]),
