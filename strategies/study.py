@@ -11,12 +11,14 @@ from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from dicenas.architecture import Architecture
 from dicenas.pareto import Direction, pareto_front
 from dicenas.space import SpaceSpec
+from dicenas.strategies.claims import Claims
 from dicenas.strategies.costs import (
     CostFunction,
     InfeasibleConstraintError,
@@ -73,6 +75,7 @@ class ArchitectureStudy:
         seed: Seed; sessions that take a study up again draw other numbers than the first.
         on_trial_end: Called with each proposal and its outcome before Optuna is told, so that results can be on disk
             before they count.
+        claims: Decides who evaluates an architecture, where several processes work on the study.
 
     Attributes:
         study: The Optuna study.
@@ -98,12 +101,14 @@ class ArchitectureStudy:
         study_name: str | None = None,
         seed: int | None = None,
         on_trial_end: Callable[[Proposal, Outcome], None] | None = None,
+        claims: Claims | None = None,
     ) -> None:
         check_sampler(sampler)
         self.space = space
         self.objectives = parse_objectives(objectives, directions)
         self.constraints: dict[str, float] = {}
         self._on_trial_end = on_trial_end
+        self._claims = claims
         if isinstance(space, SpaceSpec):
             self._book = self._make_book(space, constraints or {}, costs or {}, image_size)
             self._distributions: dict[str, BaseDistribution] = {
@@ -220,6 +225,7 @@ class ArchitectureStudy:
             SpaceExhaustedError: Nothing further was found.
         """
         fruitless = 0
+        self.settle()
         while True:
             if len(self._taken()) >= self._size:
                 raise SpaceExhaustedError(f"all {self._size:,} architectures of the space are evaluated")
@@ -248,7 +254,11 @@ class ArchitectureStudy:
 
     def _taken(self) -> dict[str, FrozenTrial]:
         """Trials by hash of what they evaluated or are evaluating."""
-        running = [trial for trial in self._trials(TrialState.RUNNING) if "architecture_hash" in trial.user_attrs]
+        running = [
+            trial
+            for trial in self._trials(TrialState.RUNNING)
+            if "architecture_hash" in trial.user_attrs and "duplicate_of" not in trial.user_attrs
+        ]
         return {trial.user_attrs["architecture_hash"]: trial for trial in [*running, *self.trials]}
 
     def _proposal(self, number: int, params: Mapping[str, Any], costs: Mapping[str, float]) -> Proposal:
@@ -268,6 +278,9 @@ class ArchitectureStudy:
         trial.set_user_attr("architecture_hash", proposal.hash)
         if proposal.architecture is not None:
             trial.set_user_attr("architecture", proposal.architecture.to_dict())
+        if known is None and self._claims is not None:
+            holder = self._claims.claim(proposal.hash, trial.number)
+            known = None if holder is None else self.study.get_trials(deepcopy=False)[holder]
         if known is not None:
             self._tell_duplicate(trial, known)
             return None
@@ -276,6 +289,7 @@ class ArchitectureStudy:
         try:
             costs, violated = self._book.costs(proposal.architecture)
         except CostError as error:
+            self._release(proposal)
             trial.set_user_attr("cost_error", str(error))
             self.study.tell(trial, state=TrialState.FAIL)
             return None
@@ -284,6 +298,7 @@ class ArchitectureStudy:
                 trial.set_constraint(name, costs[name] - bound)
         trial.set_user_attr("costs", costs)
         if violated is not None:
+            self._release(proposal)
             trial.set_user_attr(
                 "infeasible", f"{violated} {costs[violated]:,.10g} > {self.constraints[violated]:,.10g}"
             )
@@ -291,15 +306,28 @@ class ArchitectureStudy:
             return None
         return Proposal(trial.number, proposal.sample, proposal.hash, proposal.architecture, costs)
 
+    def _release(self, proposal: Proposal) -> None:
+        if self._claims is not None:
+            self._claims.release(proposal.hash)
+
     def _tell_duplicate(self, trial: Trial, known: FrozenTrial) -> None:
-        trial.set_user_attr("duplicate_of", known.number)
         for name, value in known.constraints.items():
             trial.set_constraint(name, value)
+        trial.set_user_attr("duplicate_of", known.number)
+        self._settle(trial.number, known)
+
+    def settle(self) -> None:
+        """Tell the trials that drew what another one was evaluating, and whose result is there by now."""
+        trials = self.study.get_trials(deepcopy=False)
+        for trial in trials:
+            if trial.state == TrialState.RUNNING and "duplicate_of" in trial.user_attrs:
+                self._settle(trial.number, trials[trial.user_attrs["duplicate_of"]])
+
+    def _settle(self, number: int, known: FrozenTrial) -> None:
         if known.state == TrialState.COMPLETE:
-            trial.set_user_attr("metrics", known.user_attrs["metrics"])
-            self.study.tell(trial, known.values)
-        else:
-            self.study.tell(trial, state=TrialState.FAIL)
+            self._end(number, {"metrics": known.user_attrs["metrics"]}, known.values)
+        elif known.state.is_finished():
+            self._end(number, {})
 
     # Results
 
@@ -341,13 +369,22 @@ class ArchitectureStudy:
         self._tell(proposal, outcome)
 
     def _tell(self, proposal: Proposal, outcome: Outcome) -> None:
-        self._set_user_attr(proposal.number, "metrics", dict(outcome.metrics))
+        metrics = dict(outcome.metrics)
         if outcome.error is None:
-            self.study.tell(proposal.number, [outcome.metrics[name] for name in self.objectives])
+            self._end(proposal.number, {"metrics": metrics}, [metrics[name] for name in self.objectives])
         else:
             _logger.warning("Trial %d failed: %s", proposal.number, outcome.error)
-            self._set_user_attr(proposal.number, "error", outcome.error)
-            self.study.tell(proposal.number, state=TrialState.FAIL)
+            self._end(proposal.number, {"metrics": metrics, "error": outcome.error})
+
+    def _end(self, number: int, attrs: Mapping[str, Any], values: Sequence[float] | None = None) -> None:
+        """End a trial with its values, or as failed; one that has ended, here or elsewhere, stays as it is."""
+        try:
+            for name, value in attrs.items():
+                self._set_user_attr(number, name, value)
+        except UpdateFinishedTrialError:
+            return
+        state = None if values is not None else TrialState.FAIL
+        self.study.tell(number, values, state=state, skip_if_finished=True)
 
     def _set_user_attr(self, number: int, name: str, value: Any) -> None:
         study_id = self._storage.get_study_id_from_name(self.study.study_name)
@@ -385,7 +422,7 @@ class ArchitectureStudy:
         """End the trials that are running as interrupted, and propose their architectures again first.
 
         For the start of a session, after one that was killed, and for the end of one that is interrupted. Nobody else
-        may be working on the study.
+        may be working on these trials.
 
         Args:
             numbers: The trials, of those that are running; all by default.
@@ -396,9 +433,10 @@ class ArchitectureStudy:
         running = [t for t in self._trials(TrialState.RUNNING) if numbers is None or t.number in numbers]
         for trial in running:
             # In this order, a kill in between proposes an architecture twice rather than never.
-            self.study.enqueue_trial({**trial.system_attrs.get("fixed_params", {}), **trial.params})
-            self._set_user_attr(trial.number, "interrupted", True)
-            self.study.tell(trial.number, state=TrialState.FAIL)
+            params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+            if params and "duplicate_of" not in trial.user_attrs:
+                self.study.enqueue_trial(params)
+            self._end(trial.number, {"interrupted": True})
         return [trial.number for trial in running]
 
     def to_json(self) -> str:
