@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from dicenas.cost.runtimes import using_threads
 from dicenas.evaluation.augment import random_shift_flip
 from dicenas.evaluation.data import Data
+from dicenas.evaluation.statistics import quick_statistics
 
 __all__ = ["TrainConfig", "TrainingDiverged", "evaluate", "train_and_evaluate"]
 
@@ -145,7 +146,7 @@ def train_and_evaluate(
         trainer = Trainer(net, data, config, target)
         for epoch in range(1, config.epochs + 1):
             start = time.perf_counter()
-            with _quick_statistics(net, config.epochs * trainer.steps_per_epoch):
+            with quick_statistics(net, config.epochs * trainer.steps_per_epoch):
                 train_loss = trainer.run_epoch()
             train_seconds += time.perf_counter() - start
             metrics = None
@@ -330,25 +331,6 @@ def placed(net: nn.Module, device: torch.device) -> Iterator[None]:
         yield
     finally:
         net.to(memory_format=torch.contiguous_format)
-
-
-@contextlib.contextmanager
-def _quick_statistics(net: nn.Module, steps: int) -> Iterator[None]:
-    """Let the running statistics of normalisations keep pace with a training of so many steps.
-
-    Momenta that were published for days of training, such as MnasNet's 0.0003, would leave them near where they
-    started. In a short training they are such that its last tenth decides, or torch's own 0.1 if that is less.
-    """
-    least = min(0.1, 10 / steps)
-    norms = (module for module in net.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm))
-    slow = {norm: norm.momentum for norm in norms if norm.momentum is not None and norm.momentum < least}
-    for norm in slow:
-        norm.momentum = least
-    try:
-        yield
-    finally:
-        for norm, momentum in slow.items():
-            norm.momentum = momentum
 
 
 @contextlib.contextmanager
