@@ -16,7 +16,7 @@ from dicenas.files import atomic_write_text
 from dicenas.pareto import pareto_front
 
 from . import latency
-from .table import OPS, Table, Training, architectures, order, unit_ops
+from .table import SPACE, Table, Training, architectures, group, order, unit_ops
 
 __all__ = ["figures", "run"]
 
@@ -65,15 +65,15 @@ def figures(
         "test_std_between_seeds": _pooled([[t.test_accuracy for t in group] for group in runs.values()]),
         "tau_between_seeds_val": _tau(*_columns(runs, lambda t: t.val_accuracy[-1])),
         "tau_between_seeds_test": _tau(*_columns(runs, lambda t: t.test_accuracy)),
-        "tau_between_seeds_within_widths": _within_widths(complete, *_columns(runs, lambda t: t.test_accuracy)),
+        "tau_between_seeds_within_groups": _within_groups(complete, *_columns(runs, lambda t: t.test_accuracy)),
         "tau_val_test": _tau(list(val.values()), list(test.values())),
     }
     points = [_point(a, runs, val, test, latencies) for a in complete]
     costs = [name for name in points[0] if name not in ("accuracy", "val_accuracy") and all(name in p for p in points)]
     accuracies = [point["accuracy"] for point in points]
     found["tau_with_test_accuracy"] = {name: _tau([p[name] for p in points], accuracies) for name in costs}
-    found["tau_with_test_accuracy_within_widths"] = {
-        name: _within_widths(complete, [p[name] for p in points], accuracies) for name in costs
+    found["tau_with_test_accuracy_within_groups"] = {
+        name: _within_groups(complete, [p[name] for p in points], accuracies) for name in costs
     }
     # What a rung is worth: one seed's early accuracy against the final one of another.
     epochs = range(len(runs[complete[0].hash][0].val_accuracy))
@@ -106,12 +106,13 @@ def _front(complete: Sequence[Architecture], points: Sequence[Mapping[str, float
     counts = [Counter(stage) for stage in stages]
     return {
         "size": len(front),
-        "share_by_stage": [{op: round(count[op] / len(front), 3) for op in OPS} for count in counts],
+        "share_by_stage": [{op: round(count[op] / len(front), 3) for op in SPACE.ops} for count in counts],
         "with_dice_anywhere": round(sum("dice_k3" in unit_ops(complete[i]) for i in front) / len(front), 3),
         "points": [
             {
                 "architecture": complete[i].hash,
                 "width": complete[i].width,
+                "resolution": complete[i].image_size[0],
                 "ops": list(unit_ops(complete[i])),
                 "accuracy": round(points[i]["accuracy"], 4),
                 cost: points[i][cost],
@@ -123,15 +124,15 @@ def _front(complete: Sequence[Architecture], points: Sequence[Mapping[str, float
 
 def _op_effects(complete: Sequence[Architecture], accuracy: Mapping[str, float]) -> list[dict[str, float]]:
     """Mean accuracy with each op in a stage, minus that of the pairs that differ in this op being separable alone."""
-    by_choice = {(a.width, unit_ops(a)): accuracy[a.hash] for a in complete}
+    by_choice = {(group(a), unit_ops(a)): accuracy[a.hash] for a in complete}
     effects = []
     for stage in range(len(complete[0].stages)):
         effect: dict[str, float] = {}
-        for op in OPS[1:]:
+        for op in SPACE.ops[1:]:
             gains = []
-            for (width, ops), value in by_choice.items():
+            for (shared, ops), value in by_choice.items():
                 if ops[stage] == op:
-                    plain = (width, (*ops[:stage], OPS[0], *ops[stage + 1 :]))
+                    plain = (shared, (*ops[:stage], SPACE.ops[0], *ops[stage + 1 :]))
                     if plain in by_choice:
                         gains.append(value - by_choice[plain])
             if len(gains) > 1:
@@ -150,11 +151,11 @@ def _tau(left: Sequence[float], right: Sequence[float]) -> float:
     return round(float(kendalltau(left, right).statistic), 3)
 
 
-def _within_widths(complete: Sequence[Architecture], left: Sequence[float], right: Sequence[float]) -> float | None:
-    """Mean over the widths of Kendall's tau among the architectures of one width: what the ops alone decide."""
+def _within_groups(complete: Sequence[Architecture], left: Sequence[float], right: Sequence[float]) -> float | None:
+    """Mean over widths and resolutions of Kendall's tau among the architectures that share them: what ops decide."""
     taus = []
-    for width in sorted({a.width for a in complete}):
-        at = [i for i, a in enumerate(complete) if a.width == width]
+    for shared in sorted({group(a) for a in complete}):
+        at = [i for i, a in enumerate(complete) if group(a) == shared]
         if len(at) > 2:
             taus.append(_tau([left[i] for i in at], [right[i] for i in at]))
     return round(statistics.fmean(taus), 3) if taus else None
@@ -185,9 +186,9 @@ def _text(found: Mapping[str, Any]) -> str:
         if name in found
     ]
     if "op_effect" in found:
-        lines.append(f"within widths: {found['tau_with_test_accuracy_within_widths']}")
+        lines.append(f"within width and resolution: {found['tau_with_test_accuracy_within_groups']}")
         lines.append(f"tau of each epoch with the other seed's end: {found['tau_of_epoch_with_other_seed']}")
-        lines.append(f"test accuracy gained over {OPS[0]} in the same place:")
+        lines.append(f"test accuracy gained over {SPACE.ops[0]} in the same place:")
         lines += [f"  stage {stage}: {effect}" for stage, effect in enumerate(found["op_effect"], 1)]
         for cost, front in found["pareto"].items():
             lines.append(f"Pareto front against {cost}: {front['size']}, {front['with_dice_anywhere']} with dice")

@@ -1,7 +1,7 @@
 """Train every architecture of a small space on CIFAR-10 images, measure their latency, and describe the result.
 
     python benchmarks/tabular/generate.py train                # takes up benchmarks/tabular/cifar10.jsonl, or begins it
-    python benchmarks/tabular/generate.py latency --size 224   # on a machine that does nothing else
+    python benchmarks/tabular/generate.py latency               # on a machine that does nothing else
     python benchmarks/tabular/generate.py statistics
 
 `train` may be killed at any moment and started again, and any number of processes may train side by side: finished
@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     train.add_argument("--stop", type=Path, help="ends before the next training where this file exists")
     train.add_argument("--limit", type=int, help="ends after this many trainings")
     latency = commands.add_parser("latency", help="measure the latency of every architecture")
-    latency.add_argument("--size", type=int, action="append", help="image size, repeatable (default: native and 224)")
+    latency.add_argument("--size", action="append", help="native or deployed, repeatable (default: both)")
     latency.add_argument("--runtime", action="append", help="repeatable (default: eager, kernels and fused)")
     latency.add_argument("--rounds", type=int, default=30, help="timed runs of each network, interleaved")
     latency.add_argument("--limit", type=int, help="only the first architectures, for a try")

@@ -24,23 +24,29 @@ from dicenas.files import atomic_write_text
 from dicenas.nets import architecture_cost
 from dicenas.ops import kernels
 
-from .table import RECIPE, architectures, compact
+from .table import SPACE, architectures
 
-__all__ = ["DEPLOYED_SIZE", "RUNTIMES", "SCHEMA_VERSION", "measure", "read", "run"]
+__all__ = ["RUNTIMES", "SCHEMA_VERSION", "SIZES", "deployed", "measure", "read", "run"]
 
 logger = logging.getLogger(__name__)
 
 #: Version of the file's form.
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 #: Ways to run a network, as :data:`dicenas.cost.RUNTIMES` has them.
 RUNTIMES = ("eager", "kernels", "fused")
-#: Size of images that networks are rebuilt for, see :meth:`dicenas.Architecture.at_size`.
-DEPLOYED_SIZE = 224
+#: Sizes of images: those that a network was trained on, and those of its deployment, see :func:`deployed`.
+SIZES = ("native", "deployed")
+_LARGEST_DEPLOYED = 224
+
+
+def deployed(architecture: Architecture) -> Architecture:
+    """Return the network as it would be deployed: the larger resolution of the space at 224 pixels, others in scale."""
+    return architecture.at_size(_LARGEST_DEPLOYED * architecture.image_size[0] // max(SPACE.resolutions))
 
 
 def run(
     path: Path,
-    sizes: Sequence[int] | None = None,
+    sizes: Sequence[str] | None = None,
     runtimes: Sequence[str] | None = None,
     rounds: int = 30,
     limit: int | None = None,
@@ -49,7 +55,7 @@ def run(
 
     Args:
         path: The file.
-        sizes: Image sizes; the native one and :data:`DEPLOYED_SIZE` where it is None.
+        sizes: Of :data:`SIZES`; both where it is None.
         runtimes: Of :data:`RUNTIMES`; all where it is None.
         rounds: Timed runs of each network.
         limit: Measures the first architectures alone.
@@ -63,19 +69,20 @@ def run(
         logger.warning("the machine is busy (load average %.1f): the figures will be noisy", load)
     chosen = architectures()[:limit]
     rows: list[dict[str, Any]] = [
-        {"architecture": a.hash, "sample": compact(a), "latency_ms": {}, "quartiles_ms": {}, "macs": {}} for a in chosen
+        {"architecture": a.hash, "sample": SPACE.sample(a), "latency_ms": {}, "quartiles_ms": {}, "macs": {}}
+        for a in chosen
     ]
-    for size in sizes or (RECIPE.image_size, DEPLOYED_SIZE):
-        resized = [a if size == RECIPE.image_size else a.at_size(size) for a in chosen]
+    for size in sizes or SIZES:
+        resized = [deployed(a) for a in chosen] if size == "deployed" else chosen
         for row, architecture in zip(rows, resized, strict=True):
-            row["macs"][str(size)] = architecture_cost(architecture).macs
+            row["macs"][size] = architecture_cost(architecture).macs
         for runtime in runtimes or RUNTIMES:
             started = time.perf_counter()
             for row, times in zip(rows, measure(resized, runtime, rounds), strict=True):
                 low, median, high = statistics.quantiles(times, n=4)
                 row["latency_ms"][f"{runtime}_{size}"] = round(median, 4)
                 row["quartiles_ms"][f"{runtime}_{size}"] = [round(low, 4), round(high, 4)]
-            logger.info("%s at %d pixels: %.0f s", runtime, size, time.perf_counter() - started)
+            logger.info("%s, %s: %.0f s", runtime, size, time.perf_counter() - started)
     head = {
         "schema_version": SCHEMA_VERSION,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -103,25 +110,26 @@ def measure(chosen: Sequence[Architecture], runtime: str, rounds: int) -> list[l
         raise ValueError(f"unknown runtime {runtime!r}; expected one of {', '.join(RUNTIMES)}")
     torch.manual_seed(0)
     nets = [_prepared(architecture, runtime) for architecture in chosen]
-    x = torch.randn(1, chosen[0].in_channels, *chosen[0].image_size)
+    images = [torch.randn(1, a.in_channels, *a.image_size) for a in chosen]
     times: list[list[float]] = [[] for _ in nets]
     turn = list(range(len(nets)))
     rng = Random(0)
     with torch.inference_mode(), kernels.disabled() if runtime == "eager" else nullcontext():
-        for net in nets:
+        for net, x in zip(nets, images, strict=True):
             net(x)
         for _ in range(rounds):
             rng.shuffle(turn)
             for number in turn:
-                nets[number](x)
+                net, x = nets[number], images[number]
+                net(x)
                 start = time.perf_counter_ns()
-                nets[number](x)
+                net(x)
                 times[number].append((time.perf_counter_ns() - start) / 1e6)
     return times
 
 
 def read(path: Path) -> dict[str, dict[str, float]]:
-    """Return the latencies in milliseconds by architecture, then by runtime and size, such as ``"kernels_224"``.
+    """Return the latencies in milliseconds by architecture, then by runtime and size, such as ``"kernels_deployed"``.
 
     Raises:
         ValueError: The file is no such file.

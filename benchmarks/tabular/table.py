@@ -73,9 +73,9 @@ class Recipe:
     """
 
     train_per_class: int = 300
-    val_per_class: int = 250
-    test_per_class: int = 1000
-    epochs: int = 9
+    val_per_class: int = 200
+    test_per_class: int = 500
+    epochs: int = 6
     batch: int = 50
     learning_rate: float = 0.03
     weight_decay: float = 1e-4

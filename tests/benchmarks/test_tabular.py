@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 
 from benchmarks.tabular import describe, latency, table, training
-from benchmarks.tabular.table import SEEDS, Recipe, Table, Training, architectures, compact, header, order
+from benchmarks.tabular.table import SEEDS, SPACE, Recipe, Table, Training, architectures, header, order
 from dicenas.nets import architecture_cost
 
 ROOT = Path(__file__).resolve().parents[2]
 #: Two steps an epoch.
-TINY = Recipe(train_per_class=2, val_per_class=1, test_per_class=1, image_size=24, epochs=2, batch=10)
+TINY = Recipe(train_per_class=2, val_per_class=1, test_per_class=1, epochs=2, batch=10)
 HEAD = header(TINY, "0123")
 
 PROGRAM = """
@@ -28,7 +28,7 @@ from pathlib import Path
 from benchmarks.tabular import training
 from benchmarks.tabular.table import Recipe
 folder, path, limit = sys.argv[1:]
-recipe = Recipe(train_per_class=2, val_per_class=1, test_per_class=1, image_size=24, epochs=2, batch=10)
+recipe = Recipe(train_per_class=2, val_per_class=1, test_per_class=1, epochs=2, batch=10)
 training.run(Path(path), Path(folder), limit=int(limit), recipe=recipe)
 """
 
@@ -39,7 +39,7 @@ def fake(number: int) -> Training:
     cost = architecture_cost(architecture)
     curve = (0.1, 0.2 + (number * 7919 % 97) / 200)
     return Training(
-        architecture.hash, compact(architecture), seed, curve, curve, curve, curve[1], cost.macs, cost.params, 1.0,
+        architecture.hash, SPACE.sample(architecture), seed, curve, curve, curve, curve[1], cost.macs, cost.params, 1.0,
         1.0, "2026-01-01T00:00:00+00:00", "test",
     )  # fmt: skip
 
@@ -49,7 +49,7 @@ def test_space_has_every_op_in_every_stage() -> None:
     assert len({architecture.hash for architecture in found}) == len(found) >= 200
     for stage in range(3):
         ops = [table.unit_ops(architecture)[stage] for architecture in found]
-        assert {ops.count(op) for op in table.OPS} == {len(found) // len(table.OPS)}
+        assert {ops.count(op) for op in SPACE.ops} == {len(found) // len(SPACE.ops)}
     # Both halves of a front's trade-off differ.
     assert len({architecture_cost(architecture).macs for architecture in found}) > len(found) // 2
 
@@ -186,11 +186,11 @@ def test_figures_of_a_part_of_the_table() -> None:
 
 def test_latencies_are_written_for_every_runtime_and_size(tmp_path: Path) -> None:
     path = tmp_path / "latency.json"
-    latency.run(path, sizes=[24, 64], runtimes=["eager", "fused"], rounds=2, limit=2)
+    latency.run(path, sizes=["native", "deployed"], runtimes=["eager", "fused"], rounds=2, limit=2)
     found = latency.read(path)
     assert list(found) == [architecture.hash for architecture in architectures()[:2]]
     for times in found.values():
-        assert set(times) == {"eager_24", "fused_24", "eager_64", "fused_64"}
+        assert set(times) == {"eager_native", "fused_native", "eager_deployed", "fused_deployed"}
         assert all(value > 0 for value in times.values())
     with pytest.raises(ValueError, match="unknown runtime 'fast'"):
         latency.measure(architectures()[:1], "fast", 1)
