@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 import dicenas.search_spaces  # isort: skip  # noqa: F401  (before anything else of NNI)
@@ -22,7 +22,7 @@ from nni.nas.space import RawFormatModelSpace
 
 from dicenas.architecture import Architecture
 from dicenas.config import LatencyConfig, SearchConfig
-from dicenas.evaluation import Evaluate, Report, load_data, train_and_evaluate
+from dicenas.evaluation import Evaluate, Report, load_data, make_evaluator
 from dicenas.export import FORMATS, export_network
 from dicenas.nets import build
 from dicenas.pareto import Direction
@@ -142,11 +142,8 @@ def run_search(config: SearchConfig, out: str | Path = "runs") -> SearchResult:
     """
     data = load_data(config.data)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-
-    def evaluate(architecture: Architecture, net: nn.Module, report: Report) -> Mapping[str, float]:
-        return train_and_evaluate(net, data, config.train, device=device, report=report)
-
     run = RunFolder(Path(out) / config.name)
+    evaluate = make_evaluator(config.evaluator, data, device, run=run)
     space, study = config.space_spec(data.num_classes), config.search
     session = _Session(
         run, space, evaluate, config.latency, config.objectives, config.constraints, study.sampler, study.seed

@@ -34,7 +34,7 @@ def test_quickstart() -> None:
     assert list(config.objectives) == ["accuracy", "latency_ms"]
     assert config.latency == LatencyConfig()
     assert (config.search.sampler, config.search.trials, config.search.seed) == ("nsga2", 24, 0)
-    assert (config.train.epochs, config.train.batch) == (3, 32)
+    assert (config.evaluator.epochs, config.evaluator.batch) == (3, 32)
     assert config.export.formats == ("py", "safetensors")
     spec = config.space_spec(num_classes=10)
     assert spec.stems == ("small",)

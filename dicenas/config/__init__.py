@@ -1,9 +1,9 @@
 """The search configuration: one YAML file, read into dataclasses, every mistake reported at once."""
 
+from dicenas.config.evaluator import EVALUATORS, TrialLimits, evaluator_kind
 from dicenas.config.parse import ConfigError, load_config, parse_config
 from dicenas.config.schema import (
     CONSTRAINTS,
-    EVALUATORS,
     SAMPLERS,
     ExportConfig,
     LatencyConfig,
@@ -20,6 +20,8 @@ __all__ = [
     "LatencyConfig",
     "SearchConfig",
     "StudyConfig",
+    "TrialLimits",
+    "evaluator_kind",
     "load_config",
     "parse_config",
 ]

@@ -2,36 +2,37 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import yaml
 
 from dicenas.config import values
+from dicenas.config.evaluator import read_evaluator
 from dicenas.config.schema import (
     BUILD_TABLE,
     CONSTRAINTS,
-    EVALUATORS,
     SAMPLERS,
     ExportConfig,
     LatencyConfig,
     SearchConfig,
     StudyConfig,
 )
+from dicenas.config.section import as_section, check_keys, read_value, read_values
 from dicenas.config.values import Reader
 from dicenas.config.yaml_text import read_yaml
 from dicenas.cost import DTYPES, RUNTIMES, resolve_device
-from dicenas.evaluation import DATASETS, DataConfig, TrainConfig, check_data
+from dicenas.evaluation import DATASETS, DataConfig, check_data
 from dicenas.nets import list_backbones
 from dicenas.ops import expand_candidates
 from dicenas.pareto import DIRECTIONS, Direction, default_direction
 from dicenas.space import SpaceSpec
-from dicenas.spelling import did_you_mean
 
 __all__ = ["ConfigError", "load_config", "parse_config"]
+
+_Section = TypeVar("_Section")
 
 _STUDY: dict[str, Reader] = {
     "sampler": values.one_of(*SAMPLERS),
@@ -45,18 +46,6 @@ _DATA: dict[str, Reader] = {
     "train_limit": values.optional(values.integer(2)),
     "val_limit": values.optional(values.integer(2)),
     "val_fraction": values.number(0, 0.9, above=True),
-}
-_EVALUATOR: dict[str, Reader] = {
-    "kind": values.one_of(*EVALUATORS),
-    "epochs": values.integer(1),
-    "batch": values.integer(2),
-    "learning_rate": values.number(above=True),
-    "weight_decay": values.number(),
-    "momentum": values.number(0, 1),
-    "max_grad_norm": values.number(above=True),
-    "label_smoothing": values.number(0, 1),
-    "threads": values.optional(values.integer(1)),
-    "augment": values.flag,
 }
 _LATENCY: dict[str, Reader] = {
     "device": values.device,
@@ -120,23 +109,28 @@ def parse_config(given: Any, source: str = "configuration") -> SearchConfig:
     if not isinstance(given, Mapping):
         raise ConfigError([f"should hold a mapping with the keys {', '.join(_KEYS)}, got {given!r:.80}"], source)
     problems: list[str] = []
-    _check_keys("", given, _KEYS, problems)
+    check_keys("", given, _KEYS, problems)
     if "name" not in given:
         problems.append("name is missing: what should the run and its folder be called?")
-    name = _value("name", given.get("name", "unnamed"), values.name, problems, default="unnamed")
-    search = _section(StudyConfig, "search", given, _STUDY, problems)
-    data = _section(DataConfig, "data", given, _DATA, problems, seed=search.seed)
-    train = _section(TrainConfig, "evaluator", given, _EVALUATOR, problems, seed=search.seed)
+    name = read_value("name", given.get("name", "unnamed"), values.name, problems, default="unnamed")
+
+    def section(kind: type[_Section], key: str, readers: Mapping[str, Reader], **fixed: Any) -> _Section:
+        return read_values(kind, key, as_section(key, given.get(key), readers, problems), readers, problems, **fixed)
+
+    search = section(StudyConfig, "search", _STUDY)
+    data = section(DataConfig, "data", _DATA, seed=search.seed)
+    evaluator, limits = read_evaluator(given.get("evaluator"), search.seed, problems)
     config = SearchConfig(
         name=name,
         space=_space(given.get("space"), data.image_size, problems),
         data=data,
-        train=train,
+        evaluator=evaluator,
+        limits=limits,
         objectives=_objectives(given.get("objectives"), problems),
         constraints=_constraints(given.get("constraints"), problems),
-        latency=_section(LatencyConfig, "latency", given, _LATENCY, problems),
+        latency=section(LatencyConfig, "latency", _LATENCY),
         search=search,
-        export=_section(ExportConfig, "export", given, _EXPORT, problems),
+        export=section(ExportConfig, "export", _EXPORT),
     )
     if not any(problem.startswith("data.") for problem in problems):
         problems += [f"data: {problem}" for problem in check_data(data)]
@@ -153,55 +147,6 @@ def parse_config(given: Any, source: str = "configuration") -> SearchConfig:
     if problems:
         raise ConfigError(problems, source)
     return config
-
-
-_Section = TypeVar("_Section")
-
-
-def _section(
-    kind: type[_Section],
-    name: str,
-    config: Mapping[str, Any],
-    readers: Mapping[str, Reader],
-    problems: list[str],
-    **fixed: Any,
-) -> _Section:
-    """Read a section into its dataclass; what is wrong in it keeps its default and is reported."""
-    given = config.get(name)
-    if given is None:
-        given = {}
-    if not isinstance(given, Mapping):
-        problems.append(f"{name} = {given!r:.80}: expected a mapping with the keys {', '.join(readers)}")
-        given = {}
-    _check_keys(f"{name}.", given, tuple(readers), problems)
-    arguments = dict(fixed)
-    fields = {declared.name: declared.default for declared in dataclasses.fields(cast(Any, kind))}
-    for key, reader in readers.items():
-        if key in given:
-            value = _value(f"{name}.{key}", given[key], reader, problems, default=fields.get(key))
-            if key in fields:  # `evaluator.kind` chooses the dataclass and is no part of it
-                arguments[key] = value
-    try:
-        return kind(**arguments)
-    except ValueError as error:  # a dataclass that checks its values itself
-        problems += [f"{name}.{line}" for line in str(error).splitlines()]
-        return kind(**fixed)
-
-
-def _check_keys(prefix: str, given: Mapping[Any, Any], known: tuple[str, ...], problems: list[str]) -> None:
-    problems += [
-        f"unknown key {prefix}{key}{did_you_mean(key, known)} (known: {', '.join(known)})"
-        for key in given
-        if key not in known
-    ]
-
-
-def _value(key: str, given: Any, reader: Reader, problems: list[str], default: Any) -> Any:
-    try:
-        return reader(given)
-    except (ValueError, RuntimeError) as error:
-        problems.append(f"{key} = {given!r:.80}: expected {error}")
-        return default
 
 
 def _space(given: Any, image_size: int, problems: list[str]) -> Mapping[str, Any]:
@@ -264,9 +209,9 @@ def _objectives(given: Any, problems: list[str]) -> dict[str, Direction]:
     if not isinstance(given, Mapping) or not given:
         problems.append(f"objectives = {given!r:.80}: expected a mapping such as accuracy: maximize")
         return defaults
-    _check_keys("objectives.", given, tuple(DIRECTIONS), problems)
+    check_keys("objectives.", given, tuple(DIRECTIONS), problems)
     for name, direction in given.items():
-        _value(f"objectives.{name}", direction, values.one_of("maximize", "minimize"), problems, default=None)
+        read_value(f"objectives.{name}", direction, values.one_of("maximize", "minimize"), problems, default=None)
     return dict(given)
 
 
@@ -276,8 +221,8 @@ def _constraints(given: Any, problems: list[str]) -> dict[str, float]:
     if not isinstance(given, Mapping):
         problems.append(f"constraints = {given!r:.80}: expected a mapping such as macs: 60.0e6")
         return {}
-    _check_keys("constraints.", given, CONSTRAINTS, problems)
+    check_keys("constraints.", given, CONSTRAINTS, problems)
     return {
-        name: _value(f"constraints.{name}", bound, values.number(above=True), problems, default=math.inf)
+        name: read_value(f"constraints.{name}", bound, values.number(above=True), problems, default=math.inf)
         for name, bound in given.items()
     }

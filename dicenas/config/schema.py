@@ -9,13 +9,13 @@ from typing import Any, cast
 
 import yaml
 
-from dicenas.evaluation import DataConfig, TrainConfig
+from dicenas.config.evaluator import TrialLimits, evaluator_section
+from dicenas.evaluation import DataConfig, EvaluatorConfig, TrainEvaluatorConfig
 from dicenas.pareto import Direction
 from dicenas.space import SpaceSpec
 
 __all__ = [
     "CONSTRAINTS",
-    "EVALUATORS",
     "SAMPLERS",
     "ExportConfig",
     "LatencyConfig",
@@ -26,8 +26,6 @@ __all__ = [
 
 #: Metrics that a constraint may bound: those known before an architecture is trained.
 CONSTRAINTS = ("latency_ms", "macs", "params", "peak_memory_mb")
-#: Ways to evaluate an architecture.
-EVALUATORS = ("train",)
 #: Samplers of :mod:`dicenas.strategies`, named here too since importing that takes seconds.
 SAMPLERS = ("gp", "nsga2", "random", "tpe")
 
@@ -106,7 +104,8 @@ class SearchConfig:
         name: Name of the run and of its folder.
         space: The ``space:`` section; :meth:`space_spec` makes a space of it.
         data: Images to train and validate on.
-        train: How a trial is trained.
+        evaluator: How an architecture is evaluated; the ``evaluator:`` section, with ``limits``.
+        limits: What ends an evaluation before its end.
         objectives: Direction of each objective; the first one decides which trial is best.
         constraints: Upper bounds on costs, checked before anything is trained.
         latency: Where and how latency is measured.
@@ -117,7 +116,8 @@ class SearchConfig:
     name: str
     space: Mapping[str, Any]
     data: DataConfig = field(default_factory=DataConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
+    evaluator: EvaluatorConfig = field(default_factory=TrainEvaluatorConfig)
+    limits: TrialLimits = field(default_factory=TrialLimits)
     objectives: Mapping[str, Direction] = field(
         default_factory=lambda: cast("dict[str, Direction]", {"accuracy": "maximize", "latency_ms": "minimize"})
     )
@@ -135,13 +135,11 @@ class SearchConfig:
         data = dataclasses.asdict(self.data)
         data["root"] = None if self.data.root is None else str(self.data.root)
         del data["seed"]
-        train = dataclasses.asdict(self.train)
-        del train["seed"]
         return {
             "name": self.name,
             "space": plain(self.space),
             "data": data,
-            "evaluator": {"kind": "train", **train},
+            "evaluator": plain(evaluator_section(self.evaluator, self.limits)),
             "objectives": dict(self.objectives),
             "constraints": dict(self.constraints),
             "latency": self.latency.to_dict(),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any, TypeAlias, cast
 
 from dicenas.export import FORMATS
@@ -12,6 +13,7 @@ from dicenas.spelling import did_you_mean
 
 __all__ = [
     "Reader",
+    "ascending",
     "device",
     "flag",
     "formats",
@@ -41,6 +43,19 @@ def integer(minimum: int) -> Reader:
         if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
             raise ValueError(f"an integer of at least {minimum}")
         return value
+
+    return read
+
+
+def ascending(minimum: int) -> Reader:
+    """Return a reader of lists of ascending integers of at least ``minimum``."""
+
+    def read(value: Any) -> tuple[int, ...]:
+        numbers = value if isinstance(value, list | tuple) else [None]
+        whole = all(isinstance(number, int) and not isinstance(number, bool) for number in numbers)
+        if not whole or any(a >= b for a, b in pairwise([minimum - 1, *numbers])):
+            raise ValueError(f"a list of ascending integers of at least {minimum}")
+        return tuple(numbers)
 
     return read
 

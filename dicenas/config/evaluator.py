@@ -1,0 +1,113 @@
+"""The ``evaluator:`` section: how architectures are evaluated, and what ends an evaluation before its end."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from dicenas.config import values
+from dicenas.config.section import as_section, read_value, read_values
+from dicenas.config.values import Reader
+from dicenas.evaluation import EvaluatorConfig, TrainEvaluatorConfig
+
+__all__ = ["EVALUATORS", "TrialLimits", "evaluator_kind", "evaluator_section", "read_evaluator"]
+
+
+@dataclass(frozen=True)
+class TrialLimits:
+    """What ends the evaluation of an architecture before its end; keys of the ``evaluator:`` section too.
+
+    Attributes:
+        rungs: Epochs after which only the best go on (successive halving), ascending; none for no such choice.
+        reduction_factor: One of so many goes on from a rung.
+        time_limit_s: Seconds after which a trial has failed; ``None`` for no limit.
+    """
+
+    rungs: tuple[int, ...] = ()
+    reduction_factor: int = 3
+    time_limit_s: float | None = None
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """A kind of evaluator: its dataclass, and the readers of its keys."""
+
+    config: type[EvaluatorConfig]
+    keys: Mapping[str, Reader]
+    limits: Mapping[str, Reader]
+
+
+_TIME_LIMIT: dict[str, Reader] = {"time_limit_s": values.optional(values.number(above=True))}
+_RUNGS: dict[str, Reader] = {"rungs": values.ascending(1), "reduction_factor": values.integer(2)}
+
+_KINDS: dict[str, _Kind] = {
+    "train": _Kind(
+        TrainEvaluatorConfig,
+        {
+            "epochs": values.integer(1),
+            "batch": values.integer(2),
+            "learning_rate": values.number(above=True),
+            "weight_decay": values.number(),
+            "momentum": values.number(0, 1),
+            "max_grad_norm": values.number(above=True),
+            "label_smoothing": values.number(0, 1),
+            "threads": values.optional(values.integer(1)),
+            "augment": values.flag,
+            "inherit": values.flag,
+        },
+        {**_RUNGS, **_TIME_LIMIT},
+    ),
+}
+
+#: Ways to evaluate an architecture.
+EVALUATORS = tuple(_KINDS)
+
+
+def read_evaluator(given: Any, seed: int, problems: list[str]) -> tuple[EvaluatorConfig, TrialLimits]:
+    """Read the section; what is wrong in it keeps its default and is reported.
+
+    Args:
+        given: The section, as YAML gives it.
+        seed: Seed of the search.
+        problems: Takes a line for each mistake.
+    """
+    name = given.get("kind", "train") if isinstance(given, Mapping) else "train"
+    if name not in EVALUATORS:
+        # Whichever kind is meant, its keys are some of these.
+        readers = {key: reader for kind in _KINDS.values() for key, reader in {**kind.keys, **kind.limits}.items()}
+        section = as_section("evaluator", given, ("kind", *readers), problems)
+        for key, reader in {"kind": values.one_of(*EVALUATORS), **readers}.items():
+            if key in section:
+                read_value(f"evaluator.{key}", section[key], reader, problems, default=None)
+        return TrainEvaluatorConfig(seed=seed), TrialLimits()
+    kind = _KINDS[name]
+    section = as_section("evaluator", given, ("kind", *kind.keys, *kind.limits), problems)
+    config = read_values(kind.config, "evaluator", section, kind.keys, problems, seed=seed)
+    limits = read_values(TrialLimits, "evaluator", section, kind.limits, problems)
+    epochs = getattr(config, "epochs", None)
+    if epochs is not None and limits.rungs and limits.rungs[-1] >= epochs:
+        problems.append(
+            f"evaluator.rungs = {list(limits.rungs)}: expected epochs before the last one, {epochs}: "
+            "a rung decides who goes on"
+        )
+    return config, limits
+
+
+def evaluator_kind(config: EvaluatorConfig) -> str:
+    """Return the kind of evaluator that a configuration describes, one of :data:`EVALUATORS`."""
+    return next(name for name, kind in _KINDS.items() if type(config) is kind.config)
+
+
+def evaluator_section(config: EvaluatorConfig, limits: TrialLimits) -> dict[str, Any]:
+    """Return the section as plain data, without what is only told where it is wanted."""
+    name = evaluator_kind(config)
+    section = {"kind": name, **{key: getattr(config, key) for key in _KINDS[name].keys}}
+    wanted = dataclasses.asdict(limits)
+    if not limits.rungs:
+        del wanted["reduction_factor"]
+    section |= {key: value for key, value in wanted.items() if value}
+    if not section.get("inherit"):
+        section.pop("inherit", None)
+    return section

@@ -1,0 +1,136 @@
+"""Short training as an evaluator, from fresh weights or from those of the nearest network that is trained already."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dicenas.architecture import Architecture
+from dicenas.evaluation.data import Data
+from dicenas.evaluation.evaluators import Evaluator, Report
+from dicenas.evaluation.training import TrainConfig, train_and_evaluate
+from dicenas.runs import RunFolder, TrialRecord
+
+__all__ = ["TrainEvaluator", "TrainEvaluatorConfig", "differing_choices", "inherit_weights"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainEvaluatorConfig(TrainConfig):
+    """Short training of each architecture.
+
+    Attributes:
+        inherit: Whether training starts from the weights of the nearest finished network of the run, where names
+            and shapes agree. Accuracies then depend on which networks came before.
+    """
+
+    inherit: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.inherit, bool):
+            raise ValueError(f"inherit: {self.inherit!r}, expected true or false")
+
+
+class TrainEvaluator(Evaluator):
+    """Trains a network for some epochs; its accuracy on the validation images is the architecture's.
+
+    Each epoch is reported with ``accuracy``, ``loss`` and ``train_loss``.
+
+    Args:
+        data: Images to train and validate on.
+        config: The recipe.
+        device: Where to train.
+        parents: Run folder with the networks whose weights trainings start from; without one all start afresh.
+            A network of another number of classes, or without weights, is passed over.
+    """
+
+    trains_network = True
+
+    def __init__(
+        self,
+        data: Data,
+        config: TrainConfig | None = None,
+        device: str | torch.device = "cpu",
+        *,
+        parents: RunFolder | None = None,
+    ) -> None:
+        self._data = data
+        self._config = config or TrainConfig()
+        self._device = device
+        self._parents = parents
+
+    def __call__(self, architecture: Architecture, net: nn.Module, report: Report) -> Mapping[str, float]:
+        """Train the network and measure it.
+
+        Returns:
+            What :func:`train_and_evaluate` gives; with ``parents`` also ``inherited``, the share of the parameters
+            that training started from, 0 where there was no parent.
+
+        Raises:
+            TrainingDiverged: The loss became NaN or infinite.
+            ValueError: The device is not there, the network does not suit the data, or the weights of a parent are
+                damaged.
+        """
+        inherited = {} if self._parents is None else {"inherited": self._inherit(architecture, net, self._parents)}
+        return {
+            **train_and_evaluate(net, self._data, self._config, device=self._device, report=report),
+            **inherited,
+        }
+
+    def _inherit(self, architecture: Architecture, net: nn.Module, parents: RunFolder) -> float:
+        parent = _nearest(architecture, parents)
+        if parent is None:
+            return 0.0
+        share = inherit_weights(net, parents.load_network(parent.number).state_dict())
+        logger.info("architecture %s starts from %.0f %% of trial %d", architecture.hash, 100 * share, parent.number)
+        return share
+
+
+def _nearest(architecture: Architecture, run: RunFolder) -> TrialRecord | None:
+    """Return the trial with weights that differs in the fewest choices, of equals the newest."""
+    trained = [
+        trial
+        for trial in run.trials()
+        if trial.state == "complete"
+        and trial.architecture.backbone == architecture.backbone
+        and trial.architecture.num_classes == architecture.num_classes
+        and run.weights_path(trial.number).is_file()
+    ]
+    return min(
+        trained,
+        key=lambda trial: (differing_choices(trial.architecture, architecture), -trial.number),
+        default=None,
+    )
+
+
+def differing_choices(a: Architecture, b: Architecture) -> int:
+    """Return in how many places two architectures differ: width, stem, image size, and block by block.
+
+    A block that only one of them has is a place where they differ.
+    """
+    whole = sum(getattr(a, name) != getattr(b, name) for name in ("backbone", "width", "stem", "image_size"))
+    return whole + sum(
+        ours != theirs
+        for stages in itertools.zip_longest(a.stages, b.stages, fillvalue=())
+        for ours, theirs in itertools.zip_longest(*stages)
+    )
+
+
+def inherit_weights(net: nn.Module, state_dict: Mapping[str, Tensor]) -> float:
+    """Copy weights and statistics into a network where names and shapes agree; the rest stays as it is.
+
+    Returns:
+        Share of the network's parameters that were copied, 0 to 1.
+    """
+    own = net.state_dict()
+    copied = {name: tensor for name, tensor in state_dict.items() if name in own and tensor.shape == own[name].shape}
+    net.load_state_dict(copied, strict=False)
+    parameters = {name: parameter.numel() for name, parameter in net.named_parameters()}
+    return sum(count for name, count in parameters.items() if name in copied) / max(1, sum(parameters.values()))
