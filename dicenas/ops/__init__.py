@@ -24,6 +24,7 @@ from dicenas.ops.registry import (
     register_op,
 )
 from dicenas.ops.separable import SeparableConv
+from dicenas.ops.slicing import Positions, branch_slices, prefixes, row_positions, special_slices
 
 from dicenas.ops import candidates as _candidates  # noqa: F401  isort: skip  (registers the ops)
 
@@ -45,11 +46,13 @@ __all__ = [
     "MixedSeparableConv",
     "OpInfo",
     "PooledShuffleUnit",
+    "Positions",
     "SeparableConv",
     "ShapedConvNormAct",
     "ShuffleBottleneck",
     "SqueezeExcitation",
     "StridedDiCE",
+    "branch_slices",
     "build_candidate",
     "build_op",
     "candidate_cost",
@@ -65,5 +68,8 @@ __all__ = [
     "make_divisible",
     "norm_act_cost",
     "parse_candidate",
+    "prefixes",
     "register_op",
+    "row_positions",
+    "special_slices",
 ]

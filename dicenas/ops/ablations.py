@@ -27,6 +27,7 @@ from dicenas.ops.dice import EfficientPWConv, PooledShuffleUnit
 from dicenas.ops.dim_conv import DimConv
 from dicenas.ops.layers import ChannelShuffle, ConvNormAct, SqueezeExcitation, make_activation
 from dicenas.ops.registry import CandidateArguments, Downsample, Entry, from_arguments, register_op
+from dicenas.ops.slicing import Positions, branch_slices, prefixes, special_slices
 
 __all__ = ["JoinedDimConv"]
 
@@ -70,6 +71,12 @@ class JoinedDimConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.local(self.shuffle(self.act(self.norm(self.dim_conv(x)))))
+
+
+@special_slices.register
+def _slices_of_joined(narrow: JoinedDimConv, wide: JoinedDimConv) -> dict[str, Positions]:
+    # As in the DiCE unit: the branches lie one behind the other.
+    return branch_slices(narrow, wide, ("norm", "act"), branches=3)
 
 
 @dataclass(frozen=True)
@@ -208,6 +215,7 @@ def _register(name: str, summary: str, *layers: _Layer, entry: Entry | None = No
         name,
         supports=(lambda a: a.in_channels >= 4) if _DICE in layers else None,
         cost=partial(_cost, layers),
+        slice=prefixes,
         downsample=None if layers[0] is _DEPTHWISE else _downsample(layers, entry),
         entry=entry,
         group="ablation",

@@ -12,6 +12,7 @@ from dicenas.ops.cost import Cost, conv_norm_act_cost, squeeze_excitation_cost
 from dicenas.ops.layers import ChannelShuffle, ConvNormAct, SqueezeExcitation, make_activation
 from dicenas.ops.registry import CandidateArguments, from_arguments, register_op
 from dicenas.ops.separable import SeparableConv
+from dicenas.ops.slicing import prefixes
 
 __all__ = ["Bottleneck", "InvertedBottleneck", "ShuffleBottleneck"]
 
@@ -158,7 +159,7 @@ def _bottleneck_cost(a: CandidateArguments) -> Cost:
     return reduce + conv + conv_norm_act_cost(hidden, a.out_channels, 1, a.size, activation=None) + _slopes(a)
 
 
-@register_op("bottleneck", kernel_sizes=(3, 5), cost=_bottleneck_cost, group="block")
+@register_op("bottleneck", kernel_sizes=(3, 5), cost=_bottleneck_cost, slice=prefixes, group="block")
 @from_arguments
 def bottleneck(a: CandidateArguments) -> nn.Module:
     """Point-wise to a quarter of the channels, convolution, back (ResNet)."""
@@ -180,7 +181,7 @@ def _shuffle_bottleneck_cost(a: CandidateArguments) -> Cost:
     return reduce + depthwise + conv_norm_act_cost(hidden, a.out_channels, 1, a.size, groups, None) + _slopes(a)
 
 
-@register_op("shuffle_bottleneck", kernel_sizes=(3, 5), cost=_shuffle_bottleneck_cost, group="block")
+@register_op("shuffle_bottleneck", kernel_sizes=(3, 5), cost=_shuffle_bottleneck_cost, slice=prefixes, group="block")
 @from_arguments
 def shuffle_bottleneck(a: CandidateArguments) -> nn.Module:
     """Bottleneck of grouped point-wise convolutions, shuffled (ShuffleNet)."""
@@ -196,7 +197,7 @@ def _inverted_residual_cost(a: CandidateArguments) -> Cost:
     return expand + separable_cost(replace(a, in_channels=hidden, final_activation=False)) + _slopes(a)
 
 
-@register_op("inverted_residual", kernel_sizes=(3, 5, 7), cost=_inverted_residual_cost, group="block")
+@register_op("inverted_residual", kernel_sizes=(3, 5, 7), cost=_inverted_residual_cost, slice=prefixes, group="block")
 @from_arguments
 def inverted_residual(a: CandidateArguments) -> nn.Module:
     """Point-wise to six times the channels, depth-wise, back (MobileNetV2)."""
@@ -207,7 +208,9 @@ def _inverted_residual_se_cost(a: CandidateArguments) -> Cost:
     return _inverted_residual_cost(a) + squeeze_excitation_cost(_EXPANSION * a.in_channels)
 
 
-@register_op("inverted_residual_se", kernel_sizes=(3, 5), cost=_inverted_residual_se_cost, group="block")
+@register_op(
+    "inverted_residual_se", kernel_sizes=(3, 5), cost=_inverted_residual_se_cost, slice=prefixes, group="block"
+)
 @from_arguments
 def inverted_residual_se(a: CandidateArguments) -> nn.Module:
     """The inverted residual with squeeze-and-excitation inside (MNASNet)."""

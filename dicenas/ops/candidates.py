@@ -18,6 +18,7 @@ from dicenas.ops.dice import DiCE, StridedDiCE
 from dicenas.ops.layers import SqueezeExcitation
 from dicenas.ops.registry import CandidateArguments, Downsample, register_op
 from dicenas.ops.separable import SeparableConv
+from dicenas.ops.slicing import prefixes
 
 __all__ = ["dice", "dice_cost", "separable", "separable_cost", "separable_se", "separable_se_cost", "skip"]
 
@@ -36,7 +37,7 @@ def separable_cost(a: CandidateArguments) -> Cost:
     return depthwise + pointwise
 
 
-@register_op("separable", kernel_sizes=(3, 5, 7), cost=separable_cost, group="separable")
+@register_op("separable", kernel_sizes=(3, 5, 7), cost=separable_cost, slice=prefixes, group="separable")
 def separable(
     in_channels: int,
     out_channels: int,
@@ -63,7 +64,7 @@ def separable_se_cost(a: CandidateArguments) -> Cost:
     return separable_cost(a) + squeeze_excitation_cost(a.in_channels)
 
 
-@register_op("separable_se", kernel_sizes=(3, 5), cost=separable_se_cost, group="separable")
+@register_op("separable_se", kernel_sizes=(3, 5), cost=separable_se_cost, slice=prefixes, group="separable")
 def separable_se(
     in_channels: int,
     out_channels: int,
@@ -112,6 +113,7 @@ def _strided_dice_cost(channels: int, size: tuple[int, int], kernel_size: int, a
     kernel_sizes=(3, 5),
     supports=lambda arguments: arguments.in_channels >= 4,
     cost=dice_cost,
+    slice=prefixes,
     downsample=Downsample(_strided_dice, _strided_dice_cost),
     group="DiCE",
 )
@@ -142,7 +144,13 @@ def _keeps_shape(arguments: CandidateArguments) -> bool:
 
 
 @register_op(
-    "skip", kernel_sizes=(), supports=_keeps_shape, cost=lambda arguments: Cost(), identity=True, group="identity"
+    "skip",
+    kernel_sizes=(),
+    supports=_keeps_shape,
+    cost=lambda arguments: Cost(),
+    slice=prefixes,
+    identity=True,
+    group="identity",
 )
 def skip(
     in_channels: int,

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from dicenas.ops.cost import Cost, conv_cost, conv_norm_act_cost, norm_act_cost, squeeze_excitation_cost
 from dicenas.ops.layers import ConvNormAct, SqueezeExcitation, make_activation
 from dicenas.ops.registry import CandidateArguments, from_arguments, register_op
+from dicenas.ops.slicing import prefixes
 
 __all__ = ["ShapedConvNormAct", "common_groups"]
 
@@ -66,14 +67,14 @@ def _conv_cost(a: CandidateArguments, groups: int = 1) -> Cost:
     return conv_norm_act_cost(a.in_channels, a.out_channels, a.kernel_size, a.size, groups, a.last_activation)
 
 
-@register_op("pointwise", kernel_sizes=(), cost=_conv_cost, group="convolution")
+@register_op("pointwise", kernel_sizes=(), cost=_conv_cost, slice=prefixes, group="convolution")
 @from_arguments
 def pointwise(a: CandidateArguments) -> nn.Module:
     """Point-wise (1x1) convolution."""
     return ConvNormAct(a.in_channels, a.out_channels, 1, a.stride, activation=a.last_activation)
 
 
-@register_op("conv", kernel_sizes=(3, 5, 7), cost=_conv_cost, group="convolution")
+@register_op("conv", kernel_sizes=(3, 5, 7), cost=_conv_cost, slice=prefixes, group="convolution")
 @from_arguments
 def conv(a: CandidateArguments) -> nn.Module:
     """Standard convolution."""
@@ -84,7 +85,9 @@ def _groups(a: CandidateArguments) -> int:
     return common_groups(a.in_channels, a.out_channels, _MOST_GROUPS)
 
 
-@register_op("grouped", kernel_sizes=(3, 5), cost=lambda a: _conv_cost(a, _groups(a)), group="convolution")
+@register_op(
+    "grouped", kernel_sizes=(3, 5), cost=lambda a: _conv_cost(a, _groups(a)), slice=prefixes, group="convolution"
+)
 @from_arguments
 def grouped(a: CandidateArguments) -> nn.Module:
     """Grouped convolution, up to 8 groups (ResNeXt).
@@ -99,6 +102,7 @@ def grouped(a: CandidateArguments) -> nn.Module:
     kernel_sizes=(3, 5, 7),
     supports=lambda a: a.out_channels % a.in_channels == 0,
     cost=lambda a: _conv_cost(a, a.in_channels),
+    slice=prefixes,
     group="convolution",
 )
 @from_arguments
@@ -107,7 +111,7 @@ def depthwise(a: CandidateArguments) -> nn.Module:
     return ConvNormAct(a.in_channels, a.out_channels, a.kernel_size, a.stride, a.in_channels, a.last_activation)
 
 
-@register_op("dilated", kernel_sizes=(3, 5), cost=_conv_cost, group="convolution")
+@register_op("dilated", kernel_sizes=(3, 5), cost=_conv_cost, slice=prefixes, group="convolution")
 @from_arguments
 def dilated(a: CandidateArguments) -> nn.Module:
     """Standard convolution with dilation 2."""
@@ -123,7 +127,7 @@ def _factorized_cost(a: CandidateArguments) -> Cost:
     return vertical + horizontal + norms
 
 
-@register_op("factorized", kernel_sizes=(3, 5, 7), cost=_factorized_cost, group="convolution")
+@register_op("factorized", kernel_sizes=(3, 5, 7), cost=_factorized_cost, slice=prefixes, group="convolution")
 @from_arguments
 def factorized(a: CandidateArguments) -> nn.Module:
     """Convolutions k x 1, then 1 x k (Inception-v3).
@@ -158,7 +162,7 @@ def _stacked_cost(a: CandidateArguments) -> Cost:
     return sum(costs, Cost())
 
 
-@register_op("stacked", kernel_sizes=(5, 7), cost=_stacked_cost, group="convolution")
+@register_op("stacked", kernel_sizes=(5, 7), cost=_stacked_cost, slice=prefixes, group="convolution")
 @from_arguments
 def stacked(a: CandidateArguments) -> nn.Module:
     """3x3 convolutions in place of one 5x5 or 7x7 (VGG, Inception-v3)."""
@@ -180,6 +184,7 @@ def _se_cost(a: CandidateArguments) -> Cost:
     kernel_sizes=(),
     supports=lambda a: a.stride == 1 and a.in_channels == a.out_channels,
     cost=_se_cost,
+    slice=prefixes,
     group="convolution",
 )
 @from_arguments

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from dicenas.ops.dim_conv import DimConv
 from dicenas.ops.layers import ChannelShuffle, ConvNormAct, make_activation
 from dicenas.ops.norm_act import conv_norm_act, is_plain, local_fusion
+from dicenas.ops.slicing import Positions, branch_slices, special_slices
 
 __all__ = ["DiCE", "DimFuse", "EfficientPWConv", "PooledShuffleUnit", "StridedDiCE"]
 
@@ -153,6 +154,12 @@ class DiCE(nn.Module):
         x = self.norm(x)  # under one name, so that each map of 3C channels goes as soon as the next is there
         x = self.act(x)
         return fuse(x)
+
+
+@special_slices.register
+def _slices_of_dice(narrow: DiCE, wide: DiCE) -> dict[str, Positions]:
+    # Normalisation and activation stand in front of the shuffle: the branches lie one behind the other.
+    return branch_slices(narrow, wide, ("norm", "act"), branches=3)
 
 
 class StridedDiCE(nn.Module):

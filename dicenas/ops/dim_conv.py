@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dicenas.ops import kernels
+from dicenas.ops.slicing import Positions, row_positions, special_slices
 
 __all__ = ["DimConv", "dim_conv", "dim_conv_reference", "resize_matrix"]
 
@@ -175,3 +176,11 @@ class DimConv(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.in_channels}, size={self.size}, kernel_size={self.kernel_size}, dilation={self.dilation}"
+
+
+@special_slices.register
+def _slices_of_dim_conv(narrow: DimConv, wide: DimConv) -> dict[str, Positions]:
+    # The filters of rows and columns belong to places of the image: those nearest to where they stand.
+    kernel = range(1), range(narrow.kernel_size), range(narrow.kernel_size)
+    height, width = (row_positions(*sides) for sides in zip(narrow.size, wide.size, strict=True))
+    return {"weight_height": (height, *kernel), "weight_width": (width, *kernel)}

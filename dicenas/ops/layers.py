@@ -100,6 +100,12 @@ class ChannelShuffle(nn.Module):
 
     ``nn.ChannelShuffle`` has no CUDA backward for channels_last inputs in some releases and exports to a custom
     ONNX operator in others; view and transpose work everywhere.
+
+    Args:
+        groups: Groups to interleave.
+
+    Raises:
+        ValueError: In calling it: the groups do not divide the channels of the input.
     """
 
     def __init__(self, groups: int) -> None:
@@ -108,6 +114,8 @@ class ChannelShuffle(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         n, c, h, w = x.shape
+        if isinstance(c, int) and c % self.groups:  # what traces a program has numbers of its own
+            raise ValueError(f"{c} channels cannot be shuffled in {self.groups} groups, which should divide them")
         x = x.reshape(n, self.groups, c // self.groups, h, w).transpose(1, 2)
         return x.reshape(n, c, h, w)
 

@@ -10,6 +10,7 @@ from dicenas.ops.cost import Cost, conv_cost, conv_norm_act_cost, norm_act_cost
 from dicenas.ops.layers import ConvNormAct, SqueezeExcitation, make_activation, make_divisible
 from dicenas.ops.registry import CandidateArguments, from_arguments, register_op
 from dicenas.ops.separable import SeparableConv
+from dicenas.ops.slicing import prefixes
 
 __all__ = [
     "MixedConv",
@@ -65,7 +66,8 @@ class MixedConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         parts = x.split(self.split, 1)
-        return torch.cat([conv(part) for conv, part in zip(self.convs, parts, strict=True)], 1)
+        # By index: torch.fx can follow that, but does not know how many parts there are.
+        return torch.cat([conv(parts[index]) for index, conv in enumerate(self.convs)], 1)
 
 
 class MixedSeparableConv(nn.Module):
@@ -131,6 +133,7 @@ def _hard_se(channels: int) -> SqueezeExcitation:
     "separable_hse",
     kernel_sizes=(3, 5),
     cost=lambda a: separable_cost(a) + hard_se_cost(a.in_channels),
+    slice=prefixes,
     group="separable",
 )
 @from_arguments
@@ -143,7 +146,9 @@ def separable_hse(a: CandidateArguments) -> nn.Module:
     return SeparableConv(a.in_channels, a.out_channels, a.kernel_size, a.stride, se, a.activation, a.final_activation)
 
 
-@register_op("mixed", kernel_sizes=(5, 7, 9, 11), supports=_one_channel_each, cost=mixed_cost, group="separable")
+@register_op(
+    "mixed", kernel_sizes=(5, 7, 9, 11), supports=_one_channel_each, cost=mixed_cost, slice=prefixes, group="separable"
+)
 @from_arguments
 def mixed(a: CandidateArguments) -> nn.Module:
     """Depth-wise with kernels from 3 up to k, point-wise (MixNet)."""
@@ -155,6 +160,7 @@ def mixed(a: CandidateArguments) -> nn.Module:
     kernel_sizes=(5, 7, 9, 11),
     supports=_one_channel_each,
     cost=lambda a: mixed_cost(a) + hard_se_cost(a.in_channels),
+    slice=prefixes,
     group="separable",
 )
 @from_arguments

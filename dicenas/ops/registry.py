@@ -7,7 +7,7 @@ an op with a kernel size, written ``dice_k3``; an op without kernel sizes, like 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, wraps
 from typing import Any, Protocol, TypeVar
@@ -16,6 +16,7 @@ from torch import nn
 
 from dicenas.ops.cost import Cost
 from dicenas.ops.layers import ACTIVATIONS
+from dicenas.ops.slicing import Positions
 from dicenas.spelling import did_you_mean
 
 __all__ = [
@@ -86,7 +87,7 @@ class OpFactory(Protocol):
 
 
 CostHook = Callable[[CandidateArguments], Cost]
-SliceHook = Callable[..., nn.Module]
+SliceHook = Callable[[nn.Module, nn.Module], Mapping[str, Positions]]
 SupportsHook = Callable[[CandidateArguments], bool]
 Factory = TypeVar("Factory", bound=OpFactory)
 
@@ -170,7 +171,10 @@ def register_op(
         supports: Whether the op can serve these arguments; spaces offer it only where it can. By default always.
         cost: Closed form of its cost. Without it the op is built on the meta device and counted, once for each
             distinct set of arguments.
-        slice: Gives the op with fewer channels that shares its weights, for weight-sharing networks.
+        slice: For networks that share weights between widths. Takes a block that holds the op and the same block with
+            fewer channels or a smaller native size, and returns which entries of its parameters the second one takes,
+            as :func:`~dicenas.ops.prefixes` does, which suits ops of standard layers. Parameters that it leaves out,
+            and the blocks of an op without it, have weights of their own for each width.
         downsample: A whole down-sampling unit for ShuffleNetV2 backbones.
         entry: What replaces the first point-wise convolution of blocks that have one.
         identity: Whether the op gives its input back unchanged, so that a block of it alone can be left out.
