@@ -34,7 +34,7 @@ SEARCH = [
     "nni==3.0",
     "numpy",
     "optuna>=5",
-    "pillow",
+    "pillow>=10.1",
     "plotly",
     "psutil",
     "pytorch-lightning",  # imported by nni.nas.nn.pytorch, not required by nni
@@ -54,6 +54,7 @@ DEVELOPMENT = [
     "pytest-xdist",
     "ruff",
     "setuptools>=77",
+    "torchao",  # tests/compatibility quantises with it
     "types-PyYAML",
     "types-tqdm",
 ]
