@@ -50,6 +50,7 @@ DEVELOPMENT = [
     "mypy",
     "ninja",
     "pre-commit",
+    "pymoo",  # the oracle of hypervolumes
     "pytest",
     "pytest-xdist",
     "ruff",
