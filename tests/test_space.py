@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 from collections.abc import Iterator
 from random import Random
 from typing import Any
@@ -593,3 +594,20 @@ def test_wrong_ops_of_single_blocks_are_refused(block_ops: Any, message: str) ->
 def test_blocks_that_may_move_up_have_the_same_ops() -> None:
     with pytest.raises(ValueError, match="stage 4 may be left out"):
         SpaceSpec("mobilenetv1", ("separable_k3", "dice_k3", "skip"), block_ops={"s4_b2": ("dice_k3",)})
+
+
+@pytest.mark.parametrize(
+    "space", [SpaceSpec("mobilenetv3_small"), SpaceSpec("shufflenetv2", block_ops={"s1_b0": ["dice"]})]
+)
+def test_plain_data_and_back(space: SpaceSpec) -> None:
+    described = space.to_dict()
+    assert SpaceSpec.from_dict(json.loads(json.dumps(described))) == space
+    for changed, said in (
+        ({"depht": 3}, r"unknown fields \['depht'\]"),
+        ({"widths": None}, "widths should be a list"),
+        ({"num_classes": "ten"}, "wrong kind of value"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            SpaceSpec.from_dict({**described, **changed})
+    with pytest.raises(ValueError, match=r"missing fields \['backbone'"):
+        SpaceSpec.from_dict({})

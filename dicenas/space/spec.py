@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import itertools
 import json
@@ -227,6 +228,25 @@ class SpaceSpec:
         if self.block_ops:
             described["block_ops"] = {label: list(ops) for label, ops in self.block_ops}
         return described
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> SpaceSpec:
+        """Read what :meth:`to_dict` gives.
+
+        Raises:
+            ValueError: A field is missing or unknown, or as the class.
+        """
+        if not isinstance(data, Mapping):
+            raise ValueError(f"a space is a mapping, got {type(data).__name__}")
+        fields = {field.name for field in dataclasses.fields(cls) if field.init}
+        optional = {"expansions", "activations", "block_ops"}
+        missing, unknown = sorted(fields - optional - set(data)), sorted(set(data) - fields)
+        if missing or unknown:
+            raise ValueError(f"space: missing fields {missing}, unknown fields {unknown}")
+        try:
+            return cls(**data)
+        except TypeError as error:
+            raise ValueError(f"space: a field has the wrong kind of value ({error})") from error
 
     @cached_property
     def fingerprint(self) -> str:
