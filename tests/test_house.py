@@ -32,6 +32,7 @@ FLOORS = {
     "dicenas.export": 4,
     "dicenas.integrations": 4,
     "dicenas.paper": 4,
+    "dicenas.training": 4,
     "dicenas.search_spaces": 5,
     "dicenas.strategies": 5,
     "dicenas.config": 6,

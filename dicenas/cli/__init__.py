@@ -11,15 +11,16 @@ import sys
 from collections.abc import Sequence
 
 from dicenas import __version__
-from dicenas.cli import export, kernels, latency, ops, paper, profile, report, search, segment, spaces
+from dicenas.cli import export, kernels, latency, ops, paper, profile, report, search, segment, spaces, train
 
 __all__ = ["main"]
 
-_COMMANDS = (search, report, export, profile, latency, ops, spaces, segment, paper, kernels)
+_COMMANDS = (search, report, train, export, profile, latency, ops, spaces, segment, paper, kernels)
 
 _EXAMPLES = """\
 examples:
   dicenas search configs/quickstart.yaml        search, report, and export of the best network
+  dicenas train runs/quickstart --data cifar10 --recipe cifar --out net    its best network, trained for real
   dicenas export runs/quickstart --out mynet    take a network away as plain PyTorch
   dicenas profile dicenet_100                   what each block of a network costs
   dicenas latency build configs/quickstart.yaml --out laptop.json    a latency table of this machine

@@ -1,0 +1,356 @@
+"""Sets of labelled images, in memory or in files, that are handed out in batches; the order needs no state."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import struct
+import zipfile
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from dicenas.training.transforms import Transform, derived_seed
+
+__all__ = [
+    "Batch",
+    "FileSet",
+    "FolderFiles",
+    "ImageSet",
+    "MemorySet",
+    "Plan",
+    "ZipFiles",
+    "decode",
+    "loaded",
+    "loader_options",
+]
+
+#: uint8 images ``(N, 3, H, W)`` and their classes ``(N,)``.
+Batch: TypeAlias = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which images a process takes, and how they are cut into batches.
+
+    Attributes:
+        seed: Seed of the training.
+        micro_batch: Images that a process takes at once.
+        accumulation: Micro-batches of an optimizer step.
+        rank: Number of the process.
+        processes: Number of processes.
+        workers: Processes that decode images for this one; 0 decodes in this one.
+        pin: Whether batches lie in memory that a graphics card reads quickly.
+    """
+
+    seed: int
+    micro_batch: int
+    accumulation: int = 1
+    rank: int = 0
+    processes: int = 1
+    workers: int = 0
+    pin: bool = False
+
+    @property
+    def batch(self) -> int:
+        """Images of an optimizer step."""
+        return self.micro_batch * self.accumulation * self.processes
+
+    def steps(self, count: int) -> int:
+        """Number of optimizer steps in an epoch of ``count`` images."""
+        return count // self.batch
+
+    def positions(self, count: int, epoch: int, step: int) -> list[Tensor]:
+        """Return the positions of the images of each micro-batch that this process takes, from a step on.
+
+        Every process draws the same order; a step takes the same images however many processes share them.
+        """
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(derived_seed(self.seed, "order", epoch)))
+        steps = order[: self.steps(count) * self.batch].view(self.steps(count), self.processes, -1)
+        return list(steps[step:, self.rank].reshape(-1, self.micro_batch))
+
+
+class ImageSet(ABC):
+    """Labelled images of one part of a dataset."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @property
+    @abstractmethod
+    def digest(self) -> str:
+        """Hexadecimal digest that changes where images are added, removed, renamed or relabelled."""
+
+    @abstractmethod
+    def training_batches(self, plan: Plan, epoch: int, step: int, transform: Transform | None) -> Iterator[Batch]:
+        """Hand out the micro-batches of an epoch that this process takes.
+
+        Args:
+            plan: Cuts the epoch into batches.
+            epoch: Number of the epoch, from 0.
+            step: Optimizer step of the epoch to begin with; what comes is what would have come without a break.
+            transform: Applied to each image.
+
+        Raises:
+            ValueError: An image cannot be decoded.
+        """
+
+    @abstractmethod
+    def validation_batches(self, plan: Plan, transform: Transform | None) -> Iterator[Batch]:
+        """Hand out this process's share of all images, each once, in their order.
+
+        Raises:
+            ValueError: An image cannot be decoded.
+        """
+
+
+class MemorySet(ImageSet):
+    """Images in memory.
+
+    Args:
+        images: uint8, shape ``(N, 3, H, W)``.
+        labels: Class indices, int64, shape ``(N,)``.
+        digest: Digest of where they came from; that of the pixels where it is None.
+    """
+
+    def __init__(self, images: Tensor, labels: Tensor, digest: str | None = None) -> None:
+        self.images = images.contiguous()
+        self.labels = labels
+        self._digest = digest
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @cached_property
+    def digest(self) -> str:
+        if self._digest is not None:
+            return self._digest
+        digest = hashlib.sha256(self.images.numpy().data)
+        digest.update(self.labels.numpy().tobytes())
+        return digest.hexdigest()
+
+    def training_batches(self, plan: Plan, epoch: int, step: int, transform: Transform | None) -> Iterator[Batch]:
+        positions = plan.positions(len(self), epoch, step)
+        if transform is None:
+            return ((self.images[chosen], self.labels[chosen]) for chosen in positions)
+        return _loaded_batches(_Decoded(self, transform), positions, plan, epoch)
+
+    def validation_batches(self, plan: Plan, transform: Transform | None) -> Iterator[Batch]:
+        for chosen in torch.arange(plan.rank, len(self), plan.processes).split(plan.micro_batch):
+            yield self.images[chosen], self.labels[chosen]
+
+    def __getitem__(self, position: int) -> tuple[Tensor, int]:
+        return self.images[position], int(self.labels[position])
+
+
+class FolderFiles:
+    """Files in a folder.
+
+    Args:
+        root: The folder.
+        names: Their paths in it.
+    """
+
+    def __init__(self, root: Path, names: Sequence[str]) -> None:
+        self.root = root
+        self.names = names
+
+    def marks(self) -> list[int]:
+        """Return a number for each file that changes with it, as cheap as can be: its size in bytes."""
+        return [(self.root / name).stat().st_size for name in self.names]
+
+    def read(self, position: int) -> bytes:
+        """Return a file's bytes."""
+        return (self.root / self.names[position]).read_bytes()
+
+    def where(self, position: int) -> str:
+        """Return what to call a file in a message."""
+        return str(self.root / self.names[position])
+
+
+class ZipFiles:
+    """Files in a zip archive; each process that reads them opens it for itself.
+
+    Args:
+        path: The archive.
+        names: Their names in it.
+    """
+
+    def __init__(self, path: Path, names: Sequence[str]) -> None:
+        self.path = path
+        self.names = names
+        self._open: zipfile.ZipFile | None = None
+
+    def marks(self) -> list[int]:
+        """Return a number for each file that changes with it: its checksum, which the archive has."""
+        archive = self._archive()
+        return [archive.getinfo(name).CRC for name in self.names]
+
+    def read(self, position: int) -> bytes:
+        """Return a file's bytes.
+
+        Raises:
+            ValueError: The archive is damaged there.
+        """
+        try:
+            return self._archive().read(self.names[position])
+        except (zipfile.BadZipFile, zlib.error) as error:
+            raise ValueError(f"{self.where(position)}: {error}") from error
+
+    def where(self, position: int) -> str:
+        """Return what to call a file in a message."""
+        return f"{self.path}:{self.names[position]}"
+
+    def _archive(self) -> zipfile.ZipFile:
+        if self._open is None:
+            self._open = zipfile.ZipFile(self.path)
+        return self._open
+
+    def __getstate__(self) -> dict[str, Any]:
+        # An open file cannot be shared: processes would move one another's position.
+        return {**self.__dict__, "_open": None}
+
+
+class FileSet(ImageSet):
+    """Images that are decoded each time they are wanted.
+
+    Args:
+        files: Where their bytes are.
+        labels: Class indices, int64, shape ``(N,)``.
+        chosen: Positions in ``files`` of the images of this set, all of them where it is None; ``labels`` belong to
+            ``files``.
+    """
+
+    def __init__(self, files: FolderFiles | ZipFiles, labels: Tensor, chosen: Tensor | None = None) -> None:
+        self.files = files
+        self.chosen = torch.arange(len(labels)) if chosen is None else chosen
+        self.labels = labels[self.chosen]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @cached_property
+    def digest(self) -> str:
+        marks = self.files.marks()
+        digest = hashlib.sha256()
+        for position, label in zip(self.chosen.tolist(), self.labels.tolist(), strict=True):
+            digest.update(f"{self.files.names[position]}\0{marks[position]}\0{label}\n".encode())
+        return digest.hexdigest()
+
+    def training_batches(self, plan: Plan, epoch: int, step: int, transform: Transform | None) -> Iterator[Batch]:
+        assert transform is not None, "images in files have no size of their own"
+        return _loaded_batches(_Decoded(self, transform), plan.positions(len(self), epoch, step), plan, epoch)
+
+    def validation_batches(self, plan: Plan, transform: Transform | None) -> Iterator[Batch]:
+        assert transform is not None, "images in files have no size of their own"
+        positions = list(torch.arange(plan.rank, len(self), plan.processes).split(plan.micro_batch))
+        return _loaded_batches(_Decoded(self, transform), positions, plan, 0)
+
+    def __getitem__(self, position: int) -> tuple[Any, int]:
+        source = int(self.chosen[position])
+        return decode(self.files.read(source), self.files.where(source)), int(self.labels[position])
+
+    def load(self, transform: Transform, workers: int) -> MemorySet:
+        """Decode all images into memory.
+
+        Raises:
+            ValueError: An image cannot be decoded.
+        """
+        images: Tensor | None = None
+        done = 0
+        for batch, _ in self.validation_batches(Plan(0, 256, workers=workers), transform):
+            if images is None:
+                images = torch.empty(len(self), *batch.shape[1:], dtype=torch.uint8)
+            images[done : done + len(batch)] = batch
+            done += len(batch)
+        assert images is not None
+        return MemorySet(images, self.labels, self.digest)
+
+
+def decode(data: bytes, where: str) -> Any:
+    """Decode an image file.
+
+    Args:
+        data: The file.
+        where: What to call it in a message.
+
+    Returns:
+        PIL image, RGB.
+
+    Raises:
+        ValueError: It is no image, or is cut off or damaged.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return image.convert("RGB")
+    # Pillow's decoders raise any of these for damaged files.
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
+        raise ValueError(f"{where}: cannot be decoded: {error}") from error
+
+
+class _Decoded(Dataset["tuple[Tensor, int] | str"]):
+    """What the worker processes run: an image, transformed under a seed of its own, or what is wrong with it."""
+
+    def __init__(self, images: MemorySet | FileSet, transform: Transform) -> None:
+        self.images = images
+        self.transform = transform
+
+    def __getitem__(self, wanted: Any) -> tuple[Tensor, int] | str:
+        position, *seeds = wanted
+        try:
+            image, label = self.images[position]
+        except (ValueError, OSError) as error:
+            return str(error)
+        torch.manual_seed(derived_seed(*seeds, position))
+        return self.transform(image), label
+
+
+def _loaded_batches(dataset: _Decoded, positions: list[Tensor], plan: Plan, epoch: int) -> Iterator[Batch]:
+    wanted = ([(position, plan.seed, "image", epoch) for position in chosen.tolist()] for chosen in positions)
+    return loaded(DataLoader(dataset, batch_sampler=wanted, **loader_options(plan)))  # type: ignore[arg-type]
+
+
+def loader_options(plan: Plan) -> dict[str, Any]:
+    """Return the options that all loaders share."""
+    return {
+        "num_workers": plan.workers,
+        "pin_memory": plan.pin,
+        "collate_fn": _collated,
+        # Without one of its own, a loader draws its workers' seed from the global generator.
+        "generator": torch.Generator(),
+    }
+
+
+def loaded(loader: DataLoader[Any]) -> Iterator[Batch]:
+    """Hand out a loader's batches, the global generator untouched by those that are decoded in this process.
+
+    Raises:
+        ValueError: An image cannot be decoded. (Raised in a worker, it would arrive with the worker's traceback.)
+    """
+    batches = iter(loader)
+    while True:
+        with torch.random.fork_rng(devices=[]):
+            batch = next(batches, None)
+        if batch is None:
+            return
+        if isinstance(batch, str):
+            raise ValueError(batch)
+        yield batch
+
+
+def _collated(samples: list[tuple[Tensor, int] | str]) -> Batch | str:
+    problems = [sample for sample in samples if isinstance(sample, str)]
+    if problems:
+        return "\n".join(problems)
+    pairs = [sample for sample in samples if not isinstance(sample, str)]
+    return torch.stack([image for image, _ in pairs]), torch.tensor([label for _, label in pairs])

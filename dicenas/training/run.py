@@ -1,0 +1,243 @@
+"""Training one network from the first step to the exported files, through any number of interruptions."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dicenas.architecture import Architecture
+from dicenas.cost.runtimes import using_threads
+from dicenas.evaluation.data import DataConfig
+from dicenas.evaluation.statistics import quick_statistics
+from dicenas.evaluation.training import random_state
+from dicenas.export import export_network
+from dicenas.nets import build, net_architecture
+from dicenas.training.checkpoint import read_checkpoint, require_same, write_checkpoint
+from dicenas.training.data import TrainingData, open_data
+from dicenas.training.image_sets import Plan
+from dicenas.training.processes import Processes, joined_processes
+from dicenas.training.recipes import Recipe, get_recipe
+from dicenas.training.records import TrainFolder, TrainResult
+from dicenas.training.shards import ShardSet
+from dicenas.training.teacher import load_teacher
+from dicenas.training.trainer import Trainer
+
+__all__ = ["TeacherConfig", "train"]
+
+logger = logging.getLogger(__name__)
+
+_SMALL_STEM_BELOW = 64  # pixels; as Architecture.at_size
+_CHECKPOINT_SECONDS = 300.0
+
+
+@dataclass(frozen=True)
+class TeacherConfig:
+    """A network to learn from.
+
+    Attributes:
+        name: ``timm:NAME`` or ``torchvision:NAME``.
+        weights: File of its weights; the published ones where it is None.
+    """
+
+    name: str
+    weights: Path | None = None
+
+
+def train(
+    architecture: Architecture | str,
+    data: str | os.PathLike[str] | DataConfig,
+    recipe: Recipe | str,
+    out: str | os.PathLike[str],
+    *,
+    teacher: TeacherConfig | None = None,
+    device: str = "auto",
+    threads: int | None = None,
+    workers: int | None = None,
+    compiled: bool = False,
+    formats: Sequence[str] = ("py", "safetensors"),
+    checkpoint_seconds: float = _CHECKPOINT_SECONDS,
+    report: Callable[[int, Mapping[str, float]], None] | None = None,
+) -> TrainResult:
+    """Train a network, measure it and export it; where a training was interrupted, the same call goes on.
+
+    On the CPU, a training that was interrupted, even killed, ends with the same weights to the bit as one that was
+    not, at the same number of threads. Under torchrun every process calls this; the first one writes.
+
+    Args:
+        architecture: What to train, from fresh weights, or the name of a published network. The number of classes is
+            the dataset's; a name is built for the recipe's image size.
+        data: See :func:`dicenas.training.open_data`.
+        recipe: A recipe or the name of one.
+        out: The folder of the training; it is made.
+        teacher: A network to learn from, beside the classes.
+        device: ``cpu``, ``cuda``, ``cuda:1``, or ``auto``: a graphics card where there is one.
+        threads: CPU threads; those set in torch where it is None.
+        workers: Processes that decode images for each training process; up to 8 for files where it is None. Images
+            in memory need none.
+        compiled: Whether training runs through ``torch.compile``.
+        formats: See :func:`dicenas.export.export_network`.
+        checkpoint_seconds: Most seconds between checkpoints; there is one at each epoch's end anyway.
+        report: Called by the first process after each epoch with its number, from 1, and its metrics. What it
+            raises ends the call; a later call goes on behind that epoch.
+
+    Returns:
+        What the training came to.
+
+    Raises:
+        ValueError: The recipe, the data, the device and the architecture do not fit together, or the folder is that of
+            another training.
+        FileExistsError: The folder holds something else.
+        TrainingDiverged: The loss became NaN or infinite.
+    """
+    recipe = get_recipe(recipe) if isinstance(recipe, str) else recipe
+    folder = TrainFolder(Path(out))
+    with joined_processes(device) as processes, using_threads(threads), random_state(recipe.seed, processes.device):
+        workers = _default_workers(processes) if workers is None else workers
+        image_size = _image_size(architecture, recipe)
+        opened = open_data(data, recipe, image_size, workers=workers)
+        fitted = _fitted(architecture, opened)
+        plan = _plan(opened, recipe, processes, workers)
+        identity = _identity(fitted, opened, recipe, plan, teacher)
+        if (found := folder.read_identity()) is not None:
+            require_same(folder.path, found, identity)
+        processes.wait()  # all have seen the folder as it was
+        if (result := folder.read_result()) is not None:
+            return result
+        if processes.first:
+            folder.claim(identity)
+        taught = None
+        if teacher is not None:
+            taught = load_teacher(teacher.name, teacher.weights, opened.num_classes, processes.device)
+        torch.manual_seed(recipe.seed)
+        net = build(fitted)
+        trainer = Trainer(net, opened, recipe, plan, processes, teacher=taught, compiled=compiled)
+        if folder.checkpoint_path.is_file():
+            found, state = read_checkpoint(folder.checkpoint_path)
+            require_same(folder.checkpoint_path, found, identity)
+            trainer.load_state_dict(state)
+            if processes.first:
+                logger.info("goes on behind epoch %d, step %d of the next one", trainer.epoch, trainer.step)
+        processes.wait()  # none writes a checkpoint before all have read it
+        with quick_statistics(net, recipe.epochs * trainer.steps_per_epoch * plan.accumulation):
+            _run(trainer, folder, identity, checkpoint_seconds, report)
+        metrics = _result(trainer)
+        if processes.first:
+            _export(trainer, folder, metrics, formats)
+            folder.write_result(metrics)
+        processes.wait()
+        return TrainResult(folder.path, metrics)
+
+
+def _run(
+    trainer: Trainer,
+    folder: TrainFolder,
+    identity: Mapping[str, Any],
+    checkpoint_seconds: float,
+    report: Callable[[int, Mapping[str, float]], None] | None,
+) -> None:
+    saved = time.monotonic()
+    while trainer.epoch < trainer.recipe.epochs:
+        for _ in trainer.run_epoch():
+            ended = trainer.step == 0
+            if not trainer.processes.first:
+                continue
+            if ended:  # before the checkpoint: behind it, an interruption would leave an epoch out
+                folder.write_metrics(trainer.history)
+                folder.write_confusion(trainer.scores.confusion, trainer.data.class_names)
+            if ended or time.monotonic() - saved > checkpoint_seconds:
+                write_checkpoint(folder.checkpoint_path, identity, trainer.state_dict())
+                saved = time.monotonic()
+        if trainer.processes.first and report is not None:
+            report(trainer.epoch, trainer.history[-1])
+
+
+def _result(trainer: Trainer) -> dict[str, float]:
+    last = trainer.history[-1]
+    metrics = {name: last[name] for name in ("accuracy", "top5_accuracy", "loss")}
+    seconds = sum(row["seconds"] for row in trainer.history)
+    return {**metrics, "train_seconds": seconds, "epochs": trainer.epoch}
+
+
+def _export(trainer: Trainer, folder: TrainFolder, metrics: Mapping[str, float], formats: Sequence[str]) -> None:
+    # An interruption may have left the one and not the result.
+    export_network(
+        trainer.trained.cpu().to(memory_format=torch.contiguous_format).eval(),
+        folder.export_path,
+        formats,
+        metrics=metrics,
+        class_names=trainer.data.class_names,
+        normalization=(trainer.data.mean, trainer.data.std),
+        force=folder.export_path.exists(),
+    )
+
+
+def _image_size(architecture: Architecture | str, recipe: Recipe) -> int:
+    if isinstance(architecture, str):
+        return recipe.image_size
+    height, width = architecture.image_size
+    if height != width or architecture.in_channels != 3:
+        raise ValueError(
+            f"the architecture takes images of {height} x {width} with {architecture.in_channels} channels; training "
+            "is for square images in colour"
+        )
+    return height
+
+
+def _fitted(architecture: Architecture | str, data: TrainingData) -> Architecture:
+    """Return the architecture for the classes of the data."""
+    if isinstance(architecture, Architecture):
+        return architecture.replace(num_classes=data.num_classes)
+    named = net_architecture(architecture, data.num_classes, data.image_size)
+    return named.replace(stem="small") if data.image_size < _SMALL_STEM_BELOW else named
+
+
+def _plan(data: TrainingData, recipe: Recipe, processes: Processes, workers: int) -> Plan:
+    count = processes.count
+    micro_batch = recipe.micro_batch or max(1, recipe.batch // count)
+    if recipe.batch % (micro_batch * count) != 0:
+        raise ValueError(
+            f"batch: {recipe.batch} cannot be shared by {count} processes in micro-batches of {micro_batch}; choose a "
+            f"multiple of {micro_batch * count}"
+        )
+    if recipe.batch > len(data.train):
+        raise ValueError(f"batch: {recipe.batch}, but there are only {len(data.train)} training images")
+    plan = Plan(
+        recipe.seed,
+        micro_batch,
+        recipe.batch // (micro_batch * count),
+        processes.rank,
+        count,
+        workers,
+        pin=processes.device.type == "cuda",
+    )
+    if isinstance(data.train, ShardSet):
+        data.train.lanes(plan)
+    return plan
+
+
+def _identity(
+    architecture: Architecture, data: TrainingData, recipe: Recipe, plan: Plan, teacher: TeacherConfig | None
+) -> dict[str, Any]:
+    """Return what makes a training this one: all that decides its result but for the machine."""
+    identity: dict[str, Any] = {
+        "architecture": architecture.to_dict(),
+        "recipe": recipe.to_dict(),
+        "data": {"train images": len(data.train), "validation images": len(data.val), "digest": data.digest},
+        "processes": plan.processes,
+        "teacher": None if teacher is None else {"name": teacher.name, "weights": str(teacher.weights or "published")},
+    }
+    if isinstance(data.train, ShardSet):
+        identity["workers"] = plan.workers  # each reads shards of its own
+    return identity
+
+
+def _default_workers(processes: Processes) -> int:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(8, cores // processes.count))
