@@ -172,10 +172,12 @@ class ShuffleNetV2(Backbone):
     widths = (0.5, 0.75, 1.0)
     depths = ((1, 2, 3), (3, 5, 7), (1, 2, 3))
     channels: ClassVar[Mapping[float, tuple[int, ...]]] = CHANNELS
+    #: Widths that it has besides the published ones.
+    unpublished_widths: ClassVar[tuple[float, ...]] = ()
 
     def check_width(self, width: float) -> None:
         if width not in self.channels:
-            known = ", ".join(map(str, self.channels))
+            known = ", ".join(str(known) for known in self.channels if known not in self.unpublished_widths)
             raise ValueError(f"{self.name} has no width {width}; published widths: {known}")
 
     def layout(self, architecture: Architecture) -> Layout:

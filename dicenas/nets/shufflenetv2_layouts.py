@@ -54,6 +54,7 @@ class ShuffleNetV2EdgeNets(ShuffleNetV2):
     summary = "ShuffleNetV2 units with a candidate op each; EdgeNets' ShuffleNetV2 is a point of it"
     widths = (0.5, 1.0, 1.5)
     channels: ClassVar[Mapping[float, tuple[int, ...]]] = {**EDGENETS_CHANNELS, 4.0: _FOUR_TIMES}
+    unpublished_widths = (4.0,)
 
     def _dropout(self, width: float) -> float:
         return 0.2 if width > 1 else 0.0

@@ -78,7 +78,7 @@ def test_channels_can_be_shuffled() -> None:
         ((1.0, "torchvison"), "unknown layout 'torchvison'; did you mean 'torchvision'.*known: edgenets, torchvision"),
         (
             (0.75, "edgenets"),
-            r"shufflenetv2_edgenets has no width 0\.75; published widths: 0\.1, 0\.5, 1\.0, 1\.5, 2\.0",
+            r"shufflenetv2_edgenets has no width 0\.75; published widths: 0\.1, 0\.5, 1\.0, 1\.5, 2\.0$",
         ),
         ((0.1, "torchvision"), r"shufflenetv2_torchvision has no width 0\.1; published widths: 0\.5, 1\.0, 1\.5, 2\.0"),
     ],

@@ -28,6 +28,11 @@ def test_shuffle_is_torch_s(groups: int) -> None:
     assert torch.equal(ChannelShuffle(groups)(x), nn.ChannelShuffle(groups)(x))
 
 
+def test_shuffle_in_groups_that_do_not_divide_the_channels() -> None:
+    with pytest.raises(ValueError, match="10 channels cannot be shuffled in 3 groups"):
+        ChannelShuffle(3)(torch.randn(2, 10, 3, 5))
+
+
 @pytest.mark.parametrize("kernel_size", [1, 3, 5, 7])
 @pytest.mark.parametrize("stride", [1, 2])
 def test_padding_keeps_borders(kernel_size: int, stride: int) -> None:
