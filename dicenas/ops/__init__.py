@@ -6,6 +6,7 @@ from dicenas.ops.convolutions import ShapedConvNormAct
 from dicenas.ops.cost import Cost, conv_cost, conv_norm_act_cost, norm_act_cost
 from dicenas.ops.dice import DiCE, DimFuse, EfficientPWConv, PooledShuffleUnit, StridedDiCE
 from dicenas.ops.dim_conv import DimConv, dim_conv, dim_conv_reference
+from dicenas.ops.installed import load_installed_ops as _load_installed_ops
 from dicenas.ops.layers import ChannelShuffle, ConvNormAct, SqueezeExcitation, make_activation, make_divisible
 from dicenas.ops.mixed import MixedConv, MixedSeparableConv
 from dicenas.ops.registry import (
@@ -73,3 +74,6 @@ __all__ = [
     "row_positions",
     "special_slices",
 ]
+
+# Last: the modules that are loaded import this one.
+_load_installed_ops()
