@@ -42,6 +42,48 @@ def _leaky(x: Tensor, slope: Tensor) -> Tensor:
     return torch.where(x > 0, x, slope[:, None, None] * x)
 
 
+def _fused_unit(
+    x: Tensor,
+    filters: tuple[Tensor, Tensor, Tensor],
+    dilation: tuple[int, int, int],
+    local: Tensor,
+    spatial: Tensor,
+    conv: tuple[Tensor, Tensor, Tensor],
+    gate: tuple[Tensor, Tensor],
+    groups: int,
+) -> Tensor:
+    """Run a folded DiCE unit; ``spatial`` holds what ``conv``, its weight, bias and slope, does where depth-wise."""
+    fused = kernels.qualifies(x, *filters, dilation) and x.dtype == local.dtype
+    if fused and groups == spatial.shape[0] == local.shape[0] and x.device.type == "cpu":
+        return kernels.dice_unit(x, *filters, local, spatial, *gate)
+    x = kernels.dim_conv_local(x, *filters, local) if fused else _fuse_branches(dim_conv(x, *filters, dilation), local)
+    weight, bias, slope = conv
+    scale = F.linear(F.relu(F.linear(x.mean((2, 3)), gate[0])), gate[1])
+    x = F.conv2d(x, weight, bias, padding=1, groups=groups)
+    return _leaky(x, slope) * torch.sigmoid(scale)[:, :, None, None]
+
+
+def _fuse_branches(x: Tensor, local: Tensor) -> Tensor:
+    x = x.unflatten(1, (3, -1))
+    constants = local.t()[..., None, None]
+    x = x * constants[0:9:3] + constants[1:9:3]
+    x = torch.where(x > 0, x, constants[2:9:3] * x)
+    x = (x * constants[9:12]).sum(1)
+    return _leaky(x + constants[12], local[:, 13])
+
+
+def _fused_pointwise(x: Tensor, weight: Tensor, bias: Tensor, slope: Tensor) -> Tensor:
+    suits = x.device.type == "cpu" and x.dtype == weight.dtype and x.dtype in kernels.DTYPES
+    if suits and kernels.available("cpu") and not kernels.exporting():
+        return kernels.pointwise(x, weight, bias, slope)
+    return _leaky(F.conv2d(x, weight[:, :, None, None], bias), slope)
+
+
+# For torch.fx each is one call: which kernel runs is known when the traced program runs.
+torch.fx.wrap("_fused_unit")
+torch.fx.wrap("_fused_pointwise")
+
+
 class FusedDiCE(nn.Module):
     """The DiCE unit in inference: ``(N, C_in, H, W)`` to ``(N, C_out, H, W)``, its normalisations folded.
 
@@ -77,7 +119,6 @@ class FusedDiCE(nn.Module):
         local[:, 12], local[:, 13] = shift_out, slope_out
         self.dilation = unit.dim_conv.dilation
         self.groups = conv.groups
-        self.is_depthwise = conv.groups == conv.out_channels == c
         self.register_buffer("weight_channel", like.detach().clone())
         self.register_buffer("weight_width", unit.dim_conv.weight_width.detach().clone())
         self.register_buffer("weight_height", unit.dim_conv.weight_height.detach().clone())
@@ -92,25 +133,9 @@ class FusedDiCE(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         filters = (self.weight_channel, self.weight_width, self.weight_height)
-        fused = kernels.qualifies(x, *filters, self.dilation) and x.dtype == self.local.dtype
-        if fused and self.is_depthwise and x.device.type == "cpu":
-            return kernels.dice_unit(x, *filters, self.local, self.spatial, self.gate_reduce, self.gate_expand)
-        x = (
-            kernels.dim_conv_local(x, *filters, self.local)
-            if fused
-            else self._local(dim_conv(x, *filters, self.dilation))
-        )
-        gate = F.linear(F.relu(F.linear(x.mean((2, 3)), self.gate_reduce)), self.gate_expand)
-        x = F.conv2d(x, self.spatial_weight, self.spatial_bias, padding=1, groups=self.groups)
-        return _leaky(x, self.spatial_slope) * torch.sigmoid(gate)[:, :, None, None]
-
-    def _local(self, x: Tensor) -> Tensor:
-        x = x.unflatten(1, (3, -1))
-        constants = self.local.t()[..., None, None]
-        x = x * constants[0:9:3] + constants[1:9:3]
-        x = torch.where(x > 0, x, constants[2:9:3] * x)
-        x = (x * constants[9:12]).sum(1)
-        return _leaky(x + constants[12], self.local[:, 13])
+        conv = (self.spatial_weight, self.spatial_bias, self.spatial_slope)
+        gate = (self.gate_reduce, self.gate_expand)
+        return _fused_unit(x, filters, self.dilation, self.local, self.spatial, conv, gate, self.groups)
 
 
 class FusedPointwise(nn.Module):
@@ -132,10 +157,7 @@ class FusedPointwise(nn.Module):
         self.register_buffer("slope", _slopes(layer.act, conv.out_channels).detach().to(conv.bias).clone())
 
     def forward(self, x: Tensor) -> Tensor:
-        suits = x.device.type == "cpu" and x.dtype == self.weight.dtype and x.dtype in kernels.DTYPES
-        if suits and kernels.available("cpu") and not kernels.exporting():
-            return kernels.pointwise(x, self.weight, self.bias, self.slope)
-        return _leaky(F.conv2d(x, self.weight[:, :, None, None], self.bias), self.slope)
+        return _fused_pointwise(x, self.weight, self.bias, self.slope)
 
 
 def _can_fuse(unit: DiCE) -> bool:

@@ -108,6 +108,10 @@ def dim_conv(
     return dim_conv_reference(x, weight_channel, weight_width, weight_height, dilation)
 
 
+# For torch.fx it is one call: sizes, and with them the kernel, are known when the traced program runs.
+torch.fx.wrap("dim_conv")
+
+
 def _check(x: Tensor, channel: Tensor, width: Tensor, height: Tensor, dilation: Sequence[int]) -> None:
     if x.dim() != 4:
         raise ValueError(f"dim_conv takes an input (N, C, H, W), got shape {tuple(x.shape)}")
