@@ -44,6 +44,8 @@ SEARCH = [
 ]
 EXPORT = ["onnx", "onnxruntime", "onnxscript", "timm"]
 PLOTS = ["matplotlib"]
+TRAIN = ["numpy", "pillow>=10.1", "timm", "torchvision"]
+PARQUET = ["pyarrow"]
 DISTRIBUTED = ["grpcio", "optuna-dashboard", "psycopg[binary]", "tensorboard"]
 DEVELOPMENT = [
     "hypothesis",
@@ -164,8 +166,10 @@ if __name__ == "__main__":
             "cost": COST,
             "export": EXPORT,
             "plots": PLOTS,
+            "train": TRAIN,
+            "parquet": PARQUET,
             "distributed": DISTRIBUTED,
-            "all": [*SEARCH, *EXPORT, *PLOTS, *DISTRIBUTED],
+            "all": [*SEARCH, *EXPORT, *PLOTS, *TRAIN, *PARQUET, *DISTRIBUTED],
             "dev": DEVELOPMENT,
         },
         entry_points={"console_scripts": ["dicenas = dicenas.cli:main"]},
