@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -67,6 +67,7 @@ class Data:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     augmentable: bool
+    _resized: dict[int, Data] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def num_classes(self) -> int:
@@ -77,6 +78,18 @@ class Data:
     def image_size(self) -> int:
         """Height and width of the images, in pixels."""
         return self.train.image_size
+
+    def at_size(self, image_size: int) -> Data:
+        """Return the same dataset in another height and width, in pixels: that of a network to be trained.
+
+        Images in memory are resized once for each size.
+        """
+        if image_size == self.image_size:
+            return self
+        if image_size not in self._resized:
+            train, val = self.train.at_size(image_size), self.val.at_size(image_size)
+            self._resized[image_size] = replace(self, train=train, val=val)
+        return self._resized[image_size]
 
     def normalize(self, images: Tensor) -> Tensor:
         """Turn images into what networks take.

@@ -45,6 +45,10 @@ class Images(ABC):
             Images, uint8, shape ``(n, 3, image_size, image_size)``, and labels, int64, shape ``(n,)``.
         """
 
+    @abstractmethod
+    def at_size(self, image_size: int) -> Images:
+        """Return the same images handed out in another height and width, in pixels."""
+
 
 @dataclass(frozen=True, eq=False)
 class MemoryImages(Images):
@@ -66,6 +70,9 @@ class MemoryImages(Images):
     def batches(self, order: Tensor, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
         for positions in torch.split(order, batch):
             yield resize_images(self.images[positions], self.image_size), self.labels[positions]
+
+    def at_size(self, image_size: int) -> MemoryImages:
+        return MemoryImages(resize_images(self.images, image_size), self.labels, image_size)
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,6 +99,9 @@ class FileImages(Images):
             generator=torch.Generator(),
         )
         yield from loader
+
+    def at_size(self, image_size: int) -> FileImages:
+        return FileImages(self.paths, self.labels, image_size)
 
     def load(self) -> MemoryImages:
         """Decode every image into memory.

@@ -79,8 +79,9 @@ class TrainEvaluator(Evaluator):
                 damaged.
         """
         inherited = {} if self._parents is None else {"inherited": self._inherit(architecture, net, self._parents)}
+        data = self._data.at_size(architecture.image_size[0])
         return {
-            **train_and_evaluate(net, self._data, self._config, device=self._device, report=report),
+            **train_and_evaluate(net, data, self._config, device=self._device, report=report),
             **inherited,
         }
 

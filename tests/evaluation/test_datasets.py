@@ -14,6 +14,7 @@ from PIL import Image
 
 from dicenas.evaluation import Data, DataConfig, FileImages, Images, MemoryImages, check_data, load_data
 from dicenas.evaluation import datasets as datasets_module
+from dicenas.evaluation.images import resize_images
 
 
 def pixels(images: Images) -> torch.Tensor:
@@ -65,6 +66,24 @@ def test_normalized_training_images_have_zero_mean_and_unit_variance() -> None:
     assert normalized.dtype == torch.float32
     assert normalized.mean().item() == pytest.approx(0, abs=1e-4)
     assert normalized.square().mean().item() == pytest.approx(1, abs=1e-4)
+
+
+def test_images_in_another_size(cifar10_tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = DataConfig("cifar10", cifar10_tree, image_size=32)
+    data = load_data(config)
+    smaller = data.at_size(12)
+    images, labels = next(smaller.train.batches(torch.arange(4), 4))
+    assert images.shape == (4, 3, 12, 12)
+    assert torch.equal(images, resize_images(next(data.train.batches(torch.arange(4), 4))[0], 12))
+    assert torch.equal(labels, data.train.labels[:4])
+    assert smaller.val.image_size == smaller.image_size == 12
+    assert (smaller.class_names, smaller.mean, smaller.std) == (data.class_names, data.mean, data.std)
+    assert data.at_size(12) is smaller
+    assert data.at_size(32) is data
+    monkeypatch.setattr(datasets_module, "_MEMORY_LIMIT", 0)
+    from_files = load_data(config).at_size(12)
+    assert isinstance(from_files.val, FileImages)
+    assert from_files.val.image_size == 12
 
 
 def test_limits_are_balanced_and_fixed_by_the_seed() -> None:
