@@ -215,7 +215,7 @@ sys.meta_path.insert(0, Blocker())
 # All that the package's extras and requirements bring, save torch and what torch itself requires.
 BESIDE_TORCH = {
     *("PIL", "matplotlib", "nni", "numpy", "onnx", "onnxruntime", "onnxscript", "optuna", "pandas", "plotly"),
-    *("pytorch_lightning", "rich", "safetensors", "scipy", "sklearn", "thop", "timm", "torchvision", "tqdm"),
+    *("pyarrow", "pytorch_lightning", "rich", "safetensors", "scipy", "sklearn", "thop", "timm", "torchvision", "tqdm"),
     "yaml",
 }
 
