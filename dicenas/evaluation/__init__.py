@@ -5,6 +5,9 @@ from dicenas.evaluation.datasets import check_data, load_data
 from dicenas.evaluation.evaluators import Evaluate, Evaluator, Report, StopEvaluation
 from dicenas.evaluation.images import FileImages, Images, MemoryImages
 from dicenas.evaluation.make import EvaluatorConfig, make_evaluator
+from dicenas.evaluation.recalibrate import recalibrate
+from dicenas.evaluation.supernet import Supernet, SupernetConfig, SupernetEvaluator, train_supernet
+from dicenas.evaluation.tabular import TabularConfig, TabularEvaluator, TrainingTable
 from dicenas.evaluation.train_evaluator import TrainEvaluator, TrainEvaluatorConfig
 from dicenas.evaluation.training import TrainConfig, TrainingDiverged, evaluate, train_and_evaluate
 
@@ -20,13 +23,21 @@ __all__ = [
     "MemoryImages",
     "Report",
     "StopEvaluation",
+    "Supernet",
+    "SupernetConfig",
+    "SupernetEvaluator",
+    "TabularConfig",
+    "TabularEvaluator",
     "TrainConfig",
     "TrainEvaluator",
     "TrainEvaluatorConfig",
     "TrainingDiverged",
+    "TrainingTable",
     "check_data",
     "evaluate",
     "load_data",
     "make_evaluator",
+    "recalibrate",
     "train_and_evaluate",
+    "train_supernet",
 ]

@@ -19,7 +19,17 @@ from dicenas.evaluation.augment import random_shift_flip
 from dicenas.evaluation.data import Data
 from dicenas.evaluation.statistics import quick_statistics
 
-__all__ = ["TrainConfig", "TrainingDiverged", "evaluate", "train_and_evaluate"]
+__all__ = [
+    "TrainConfig",
+    "Trainer",
+    "TrainingDiverged",
+    "checked_device",
+    "evaluate",
+    "mixed_precision",
+    "placed",
+    "random_state",
+    "train_and_evaluate",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -237,7 +247,7 @@ class Trainer:
         Raises:
             TrainingDiverged: The loss is NaN or infinite.
         """
-        with _mixed_precision(self.device):
+        with mixed_precision(self.device):
             logits = _logits(forward, images, self.data)
             loss = F.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
         value = loss.item()
@@ -273,7 +283,7 @@ def _validate(net: nn.Module, data: Data, device: torch.device) -> dict[str, flo
     net.eval()
     correct = 0
     loss = 0.0
-    with torch.inference_mode(), _mixed_precision(device):
+    with torch.inference_mode(), mixed_precision(device):
         for images, labels in data.val.batches(torch.arange(len(data.val)), _EVALUATION_BATCH):
             labels = labels.to(device)
             logits = _logits(net, images.to(device), data)
@@ -296,6 +306,11 @@ def _is_finite(value: object) -> bool:
 
 
 def checked_device(device: str | torch.device) -> torch.device:
+    """Return a device by its name.
+
+    Raises:
+        ValueError: It is not there.
+    """
     try:
         target = torch.device(device)
     except RuntimeError as error:
@@ -314,7 +329,8 @@ def _amp_dtype(device: torch.device) -> torch.dtype | None:
     return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
 
 
-def _mixed_precision(device: torch.device) -> torch.autocast:
+def mixed_precision(device: torch.device) -> torch.autocast:
+    """Compute in 16 bits within the context where that is what a training on the device does."""
     dtype = _amp_dtype(device)
     return torch.autocast(device.type, dtype, enabled=dtype is not None)
 
@@ -335,6 +351,7 @@ def placed(net: nn.Module, device: torch.device) -> Iterator[None]:
 
 @contextlib.contextmanager
 def random_state(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed the global random state within the context, and put it back afterwards."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield

@@ -1,0 +1,146 @@
+"""The file that a supernet's training is taken up from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dicenas.evaluation.data import Data
+from dicenas.files import atomic_write_bytes
+
+__all__ = ["SCHEMA_VERSION", "TrainingState", "data_digest", "read_checkpoint", "write_checkpoint"]
+
+#: Version of the file's form; raised when a field is added, renamed or changes its meaning.
+SCHEMA_VERSION = 1
+_DIGEST_IMAGES = 256  # images of each part that a digest looks at
+_HEADER = "dicenas_supernet"
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """A training between two steps.
+
+    Attributes:
+        step: Steps done.
+        weights: The shared weights.
+        momenta: Their momenta.
+        order: Positions of the images of the current epoch.
+        generator: State of the generator of orders and augmentations.
+        scaler: State of the gradients' scaling.
+    """
+
+    step: int
+    weights: Mapping[str, Tensor]
+    momenta: Mapping[str, Tensor]
+    order: Tensor
+    generator: Tensor
+    scaler: Mapping[str, Any] = field(default_factory=dict)
+
+
+def data_digest(data: Data) -> str:
+    """Return a digest that datasets share where their labels, normalisation and a sample of their images agree."""
+    digest = hashlib.sha256(repr((data.class_names, data.mean, data.std, data.augmentable)).encode())
+    for part in (data.train, data.val):
+        digest.update(f"{len(part)} {part.image_size}".encode())
+        digest.update(part.labels.numpy().tobytes())
+        sample = torch.arange(0, len(part), max(1, len(part) // _DIGEST_IMAGES))
+        for images, _ in part.batches(sample, _DIGEST_IMAGES):
+            digest.update(images.contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def write_checkpoint(path: Path, training: Mapping[str, Any], state: TrainingState) -> None:
+    """Write the state of a training: the whole file appears, or the previous one stays.
+
+    Args:
+        path: The file.
+        training: What is trained and how, as plain data: see :func:`read_checkpoint`.
+        state: The state.
+    """
+    from safetensors.torch import save
+
+    tensors = {
+        **{f"weights.{name}": tensor for name, tensor in state.weights.items()},
+        **{f"momenta.{name}": tensor for name, tensor in state.momenta.items()},
+        "order": state.order,
+        "generator": state.generator,
+    }
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    header = {
+        "schema_version": SCHEMA_VERSION,
+        "training": training,
+        "step": state.step,
+        "scaler": state.scaler,
+        "sha256": _content_digest(tensors),
+    }
+    atomic_write_bytes(path, save(tensors, {_HEADER: json.dumps(header)}))
+
+
+def read_checkpoint(path: Path, training: Mapping[str, Any]) -> TrainingState:
+    """Read the state of a training.
+
+    Args:
+        path: The file.
+        training: What is trained and how; the file has to agree.
+
+    Raises:
+        ValueError: The file is truncated or damaged, no checkpoint, or that of another training; the message says what
+            differs.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            header = json.loads((file.metadata() or {})[_HEADER])
+            if header["schema_version"] != SCHEMA_VERSION:
+                raise ValueError(f"schema version {header['schema_version']}, this dicenas reads {SCHEMA_VERSION}")
+            _check_training(header["training"], training)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, no mapping
+    except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(
+            f"{path} is no whole checkpoint of a supernet ({error}); delete it to train the supernet anew"
+        ) from error
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    if _content_digest(tensors) != header["sha256"]:
+        raise ValueError(f"{path} is damaged: its checksum differs; delete it to train the supernet anew")
+    parts: dict[str, dict[str, Tensor]] = {"weights": {}, "momenta": {}, "": {}}
+    for name, tensor in tensors.items():
+        kind, _, rest = name.rpartition(".")
+        parts[kind][rest] = tensor
+    alone = parts[""]
+    return TrainingState(
+        header["step"], parts["weights"], parts["momenta"], alone["order"], alone["generator"], header["scaler"]
+    )
+
+
+def _check_training(found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    expected = json.loads(json.dumps(expected))  # lists for tuples, as in the file
+    differing = []
+    for part in expected:
+        if isinstance(expected[part], dict):
+            names = {**found[part], **expected[part]}
+            pairs = {f"{part}.{name}": (found[part].get(name), expected[part].get(name)) for name in names}
+        else:
+            pairs = {part: (found[part], expected[part])}
+        differing += [f"{name} {given!r}, not {wanted!r}" for name, (given, wanted) in pairs.items() if given != wanted]
+    if differing:
+        raise ValueError(
+            f"the checkpoint is that of another training: {'; '.join(differing)}; delete it to train the supernet "
+            "anew, or give another folder"
+        )
+
+
+def _content_digest(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].numpy().tobytes())
+    return digest.hexdigest()
