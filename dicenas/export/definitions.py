@@ -13,8 +13,10 @@ from functools import cache
 from types import ModuleType
 from typing import Any
 
+from dicenas.export.folding import fold_class
 from dicenas.export.printing import add_comments
-from dicenas.export.specialize import Specialization, specialize
+from dicenas.export.specialization import Specialization
+from dicenas.export.specialize import specialize
 from dicenas.ops import dim_conv
 from dicenas.ops.layers import ACTIVATIONS
 
@@ -27,13 +29,30 @@ class Definitions:
     Args:
         specializations: What the network fixes of each of its classes.
         activations: Names of its activations; a table of activations has no others.
+        fold_norms: Write classes without the normalisations that stand right behind a convolution.
+        kernels: Whether the source takes the kernels of this package where it is installed.
+
+    Attributes:
+        statements: The definitions.
+        imports: Modules and the names taken from them; no module for a plain import.
+        folded: For each class by name, the convolution by the name of the normalisation that is folded into it.
     """
 
-    def __init__(self, specializations: Mapping[Any, Specialization], activations: Collection[str]) -> None:
+    def __init__(
+        self,
+        specializations: Mapping[Any, Specialization],
+        activations: Collection[str],
+        *,
+        fold_norms: bool = False,
+        kernels: bool = True,
+    ) -> None:
         self.statements: list[ast.stmt] = []
+        self.folded: dict[str, dict[str, str]] = {}
         self.imports: set[tuple[str | None, str]] = set()
         self._specializations = specializations
         self._activations = activations
+        self._fold_norms = fold_norms
+        self._kernels = kernels
         self._origins: dict[str, str] = {}
 
     def add_class(self, cls: type) -> None:
@@ -46,7 +65,7 @@ class Definitions:
 
     def import_text(self) -> str:
         """Return the import statements, sorted as isort does."""
-        lines: dict[bool, list[str]] = {True: [], False: []}  # of the standard library, of torch
+        lines: dict[bool, list[str]] = {True: [], False: []}  # of the standard library, of others
         for module in sorted({module for module, _ in self.imports if module}):
             names = sorted({name for origin, name in self.imports if origin == module}, key=_import_order)
             lines[_is_standard(module)].append(f"from {module} import {', '.join(names)}")
@@ -76,6 +95,8 @@ class Definitions:
         if value is dim_conv:
             node = _reference_of(node, _top_level(module)["dim_conv_reference"])
         node = specialize(node, vars(module), self._specializations, self._specializations.get(_key(value)))
+        if self._fold_norms and isinstance(node, ast.ClassDef):
+            self.folded[node.name] = fold_class(node)
         for used in _names(node):
             if used != name and used in vars(module):
                 self._add(used, module)
@@ -83,7 +104,7 @@ class Definitions:
                 self.imports.add(("torch", "nn"))
             elif used not in vars(builtins) and used not in vars(module):
                 raise ValueError(f"{name} of {module.__name__} uses {used}, which its module does not define")
-        if value is dim_conv:
+        if value is dim_conv and self._kernels:
             node = ast.Try(
                 [ast.ImportFrom("dicenas.ops", [ast.alias("dim_conv")], 0)],
                 [ast.ExceptHandler(ast.Name("ImportError", ast.Load()), None, [node])],

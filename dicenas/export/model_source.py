@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import ast
-import inspect
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
-from torch import nn
 
 from dicenas.architecture import Architecture
-from dicenas.export.construction import ConstructorCalls, rebuild
-from dicenas.export.definitions import Definitions
 from dicenas.export.printing import format_statements, with_comment
-from dicenas.export.specialize import Specialization, call_expression, is_literal, literal, specialization_of
+from dicenas.export.source_parts import SourceParts, source_parts
+from dicenas.export.specialization import literal
 from dicenas.nets import Backbone, Network, get_backbone, list_nets, net_architecture
 from dicenas.ops import DimConv
 
-__all__ = ["Normalization", "model_source", "network_title"]
+__all__ = [
+    "NetworkSource",
+    "Normalization",
+    "assemble",
+    "description",
+    "model_source",
+    "network_source",
+    "network_title",
+]
 
 #: Mean and standard deviation of the channels of the input.
 Normalization = tuple[Sequence[float], Sequence[float]]
@@ -39,7 +44,7 @@ class {name}(nn.Module):
 
 def build(weights: str | Path | None = None) -> nn.Module:
     """Return the network, with the weights of a safetensors file or with fresh ones."""
-    network = {name}()
+    network = {name}(){cast}
     if weights is not None:
         network.load_state_dict(read_safetensors(weights))
     return network
@@ -62,7 +67,7 @@ def read_safetensors(path: str | Path) -> dict[str, Tensor]:
 if __name__ == "__main__":
     model = build({weights}).eval()
     with torch.no_grad():
-        logits = model(torch.rand(1, {channels}, {height}, {width}))
+        logits = model(torch.rand(1, {channels}, {height}, {width}{dtype}))
     print(tuple(logits.shape))
 '''
 _NORMS = """
@@ -78,7 +83,25 @@ _IMPORTS = (
     ("torch", "nn"),
 )
 #: Element types as safetensors names them.
-_DTYPES = {torch.float32: "F32", torch.int64: "I64"}
+_DTYPES = {
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+}
+
+
+@dataclass(frozen=True)
+class NetworkSource:
+    """The source of a network.
+
+    Attributes:
+        text: The text of ``model.py``.
+        folded: Path of the convolution by the path of the normalisation that is folded into it.
+    """
+
+    text: str
+    folded: Mapping[str, str]
 
 
 def model_source(
@@ -103,41 +126,110 @@ def model_source(
         ValueError: The source of an op cannot stand alone, with the op's name; or the network is no longer the one
             that its architecture describes.
     """
-    rebuilt, calls = rebuild(network)
-    specializations = {
-        cls: specialization_of(cls, [calls[module] for module in rebuilt.modules() if type(module) is cls])
-        for cls in {type(module) for module in rebuilt.modules()}
-        if not _is_of_torch(cls) and cls is not Network
-    }
-    expressions = _Expressions(calls, specializations)
-    values = (value for arguments in calls.values() for value in arguments.values())
-    definitions = Definitions(specializations, {value for value in values if isinstance(value, str)})
-    definitions.imports.update(_IMPORTS)
-    parts = {"STEM": _block(rebuilt.stem, expressions, definitions)}
-    parts["STAGES"] = _stages(rebuilt, expressions, definitions)
-    parts["HEAD"] = _block(rebuilt.head, expressions, definitions)
+    return network_source(network, weights_name=weights_name, class_names=class_names, normalization=normalization).text
 
+
+def network_source(
+    network: Network,
+    *,
+    weights_name: str | None = None,
+    class_names: Sequence[str] | None = None,
+    normalization: Normalization | None = None,
+    dtype: torch.dtype = torch.float32,
+    fold_norms: bool = False,
+    kernels: bool = True,
+) -> NetworkSource:
+    """Return what :func:`model_source` does, with more to choose.
+
+    Args:
+        network: The network; its weights do not matter.
+        weights_name: Name of the file with the weights beside ``model.py``.
+        class_names: Names of the classes in the order of the logits.
+        normalization: Mean and standard deviation of the input's channels.
+        dtype: Number type of weights, images and logits.
+        fold_norms: Write the network without the normalisations that stand right behind a convolution.
+        kernels: Whether it takes the kernels of this package where it is installed.
+
+    Raises:
+        ValueError: As :func:`model_source`.
+    """
+    parts = source_parts(network, fold_norms=fold_norms, kernels=kernels)
+    parts.definitions.imports.update(_IMPORTS)
     architecture = network.architecture
     height, width = architecture.image_size
-    backbone = get_backbone(architecture.backbone)
-    plain = (backbone.norm_eps, backbone.norm_momentum) == (Backbone.norm_eps, Backbone.norm_momentum)
     text = _NETWORK.format(
-        name=type(backbone).__name__,
-        norms="" if plain else _NORMS.format(eps=backbone.norm_eps, momentum=backbone.norm_momentum),
+        name=class_name(network),
+        norms=norm_settings(network, parts),
         summary=f"Images ``(N, {architecture.in_channels}, H, W)`` to logits ``(N, {architecture.num_classes})``.",
+        cast="" if dtype is torch.float32 else f".to({dtype})",
         weights="WEIGHTS" if weights_name else "",
         channels=architecture.in_channels,
         height=height,
         width=width,
+        dtype="" if dtype is torch.float32 else f", dtype={dtype}",
     )
+    usage = ["from model import build", "", "model = build().eval()"]
+    if weights_name is not None:
+        usage = ["from model import WEIGHTS, build", "", "model = build(WEIGHTS).eval()"]
+    needs = "It needs torch alone"
+    if kernels and any(isinstance(module, DimConv) for module in network.modules()):
+        needs = "It needs torch alone and takes the kernels of dicenas where that is installed"
+    constants = _constants(dtype, weights_name, class_names, normalization)
+    docstring = description(network, needs, usage)
+    return NetworkSource(assemble(docstring, parts, constants, text), parts.folded)
+
+
+def class_name(network: Network) -> str:
+    """Return the name of the network's class."""
+    return type(get_backbone(network.architecture.backbone)).__name__
+
+
+def norm_settings(network: Network, parts: SourceParts) -> str:
+    """Return the statements that set what a family has different in its normalisations."""
+    backbone = get_backbone(network.architecture.backbone)
+    plain = (backbone.norm_eps, backbone.norm_momentum) == (Backbone.norm_eps, Backbone.norm_momentum)
+    if plain or not parts.has_norms:
+        return ""
+    return _NORMS.format(eps=backbone.norm_eps, momentum=backbone.norm_momentum)
+
+
+def description(network: Network, needs: str, usage: Sequence[str]) -> str:
+    """Return the docstring of a network's module.
+
+    Args:
+        network: The network.
+        needs: What the module needs, a sentence without its end.
+        usage: Lines that show how to use it.
+    """
+    height, width = network.architecture.image_size
+    lines = [
+        f"{network_title(network.architecture)} for images of {height} x {width} pixels, exported by dicenas.",
+        "",
+        f"{needs}::",
+        "",
+        *(f"    {line}" if line else "" for line in usage),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def assemble(docstring: str, parts: SourceParts, constants: Sequence[ast.stmt], text: str) -> str:
+    """Return the text of a module.
+
+    Args:
+        docstring: Its docstring.
+        parts: The parts of the network.
+        constants: Its constants.
+        text: The class of the network and what follows it; ``STEM``, ``STAGES`` and ``HEAD`` stand for the parts.
+    """
+    expressions = {"STEM": parts.stem, "STAGES": parts.stages, "HEAD": parts.head}
     statements = ast.parse(text).body
     for node in ast.walk(statements[0]):
-        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Name):
-            node.value = parts[node.value.id]
-    constants = _constants(weights_name, class_names, normalization)
-    head = f'"""{_docstring(network, weights_name)}"""\n\nfrom __future__ import annotations\n'
-    body = format_statements([*constants, *definitions.statements, *statements])
-    return "\n".join((head, definitions.import_text(), body))
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Name) and node.value.id in expressions:
+            node.value = expressions[node.value.id]
+    head = f'"""{docstring}"""\n\nfrom __future__ import annotations\n'
+    body = format_statements([*constants, *parts.definitions.statements, *statements])
+    return "\n".join((head, parts.definitions.import_text(), body))
 
 
 def network_title(architecture: Architecture) -> str:
@@ -148,30 +240,13 @@ def network_title(architecture: Architecture) -> str:
     return f"{title} ({names[0]})" if names else title
 
 
-def _docstring(network: Network, weights_name: str | None) -> str:
-    architecture = network.architecture
-    height, width = architecture.image_size
-    usage = ["from model import build", "", "model = build().eval()"]
-    if weights_name is not None:
-        usage = ["from model import WEIGHTS, build", "", "model = build(WEIGHTS).eval()"]
-    needs = "It needs torch alone"
-    if any(isinstance(module, DimConv) for module in network.modules()):
-        needs = "It needs torch alone and takes the kernels of dicenas where that is installed"
-    lines = [
-        f"{network_title(architecture)} for images of {height} x {width} pixels, exported by dicenas.",
-        "",
-        f"{needs}::",
-        "",
-        *(f"    {line}" if line else "" for line in usage),
-        "",
-    ]
-    return "\n".join(lines)
-
-
 def _constants(
-    weights_name: str | None, class_names: Sequence[str] | None, normalization: Normalization | None
+    dtype: torch.dtype,
+    weights_name: str | None,
+    class_names: Sequence[str] | None,
+    normalization: Normalization | None,
 ) -> list[ast.stmt]:
-    names = ", ".join(f'"{name}": {dtype}' for dtype, name in _DTYPES.items())
+    names = ", ".join(f'"{_DTYPES[stored]}": {stored}' for stored in (dtype, torch.int64))
     constants = ast.parse(f"DTYPES = {{{names}}}").body
     if weights_name is not None:
         constants += ast.parse(f"WEIGHTS = Path(__file__).with_name({weights_name!r})").body
@@ -184,76 +259,3 @@ def _constants(
         names_of_classes = literal(tuple(map(str, class_names)))
         constants.append(ast.Assign([ast.Name("CLASS_NAMES", ast.Store())], names_of_classes, lineno=0))
     return constants
-
-
-def _stages(network: Network, expressions: _Expressions, definitions: Definitions) -> ast.expr:
-    """Return the expression of all stages, a comment above each."""
-    layout = get_backbone(network.architecture.backbone).layout(network.architecture)
-    stages: list[ast.expr] = []
-    for number, (modules, blocks) in enumerate(zip(network.stages, layout.stages, strict=True), 1):
-        assert isinstance(modules, nn.Sequential)
-        written = [
-            _block(module, expressions, definitions, block.op) for module, block in zip(modules, blocks, strict=True)
-        ]
-        height, width = blocks[-1].size
-        comment = f"Stage {number}: {blocks[-1].out_channels} channels, {height} x {width}"
-        stages.append(with_comment(_call_of_nn("Sequential", written), comment))
-    return _call_of_nn("Sequential", stages)
-
-
-def _block(module: nn.Module, expressions: _Expressions, definitions: Definitions, op: str | None = None) -> ast.expr:
-    """Return the expression of a block, and add the definitions of its classes."""
-    try:
-        for child in module.modules():
-            if not _is_of_torch(type(child)):
-                definitions.add_class(type(child))
-        return expressions.of_module(module)
-    except ValueError as error:
-        what = f"op {op!r}" if op else type(module).__name__
-        raise ValueError(f"{what} cannot be exported as source that needs torch alone: {error}") from error
-
-
-class _Expressions:
-    """The expressions that construct modules.
-
-    Args:
-        calls: Constructor calls of the modules.
-        specializations: What the network fixes of each class that is not torch's.
-    """
-
-    def __init__(self, calls: ConstructorCalls, specializations: dict[type[nn.Module], Specialization]) -> None:
-        self._calls = calls
-        self._specializations = specializations
-
-    def of_module(self, module: nn.Module) -> ast.expr:
-        """Return the expression that constructs a module."""
-        cls = type(module)
-        if cls is nn.Sequential:
-            if [name for name, _ in module.named_children()] != [str(i) for i in range(len(list(module.children())))]:
-                raise ValueError("an nn.Sequential with names of its own")
-            return _call_of_nn("Sequential", map(self.of_module, module.children()))
-        arguments = {name: self._of_value(value, name, cls) for name, value in self._calls[module].items()}
-        if cls in self._specializations:
-            return call_expression(ast.Name(cls.__name__, ast.Load()), self._specializations[cls], arguments)
-        if getattr(nn, cls.__name__, None) is not cls:
-            raise ValueError(f"{cls.__module__}.{cls.__qualname__} is no class of torch.nn")
-        return call_expression(_nn(cls.__name__), Specialization(inspect.signature(cls)), arguments)
-
-    def _of_value(self, value: Any, name: str, cls: type[nn.Module]) -> ast.expr:
-        if isinstance(value, nn.Module):
-            return self.of_module(value)
-        if not is_literal(value):
-            raise ValueError(f"{cls.__qualname__}({name}={value!r}): the value cannot be written as a literal")
-        return literal(value)
-
-
-def _is_of_torch(cls: type) -> bool:
-    return cls.__module__.partition(".")[0] == "torch"
-
-
-def _nn(name: str) -> ast.expr:
-    return ast.Attribute(ast.Name("nn", ast.Load()), name, ast.Load())
-
-
-def _call_of_nn(name: str, arguments: Iterable[ast.expr]) -> ast.expr:
-    return ast.Call(_nn(name), list(arguments), [])
