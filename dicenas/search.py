@@ -2,39 +2,32 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
-import math
+import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
-from tqdm import tqdm
-
-import dicenas.search_spaces  # isort: skip  # noqa: F401  (before anything else of NNI)
-import nni
-from nni.nas.evaluator import FunctionalEvaluator
-from nni.nas.execution import SequentialExecutionEngine
-from nni.nas.space import RawFormatModelSpace
 
 from dicenas.architecture import Architecture
-from dicenas.config import LatencyConfig, SearchConfig
-from dicenas.evaluation import Evaluate, Report, load_data, make_evaluator
+from dicenas.config import LatencyConfig, SearchConfig, parse_config
+from dicenas.config.schema import plain
+from dicenas.evaluation import Data, Evaluate, Evaluator, Report, load_data, make_evaluator
 from dicenas.export import FORMATS, export_network
-from dicenas.nets import build
 from dicenas.pareto import Direction
 from dicenas.report import write_report
-from dicenas.run_latency import latency_source, peak_memory
-from dicenas.run_session import claim_folder, ended_well, logs_in, muted, open_storage, record_environment
-from dicenas.runs import RESERVED_METRICS, RunFolder, TrialRecord
-from dicenas.search_spaces import BackboneSpace, make_space
+from dicenas.run_session import claim_folder
+from dicenas.runs import RunFolder, TrialRecord
 from dicenas.space import SpaceSpec
-from dicenas.strategies import ArchitectureStudy, OptunaStrategy, Outcome, Proposal
+from dicenas.workers import Limits, Session, Task, Workers, open_storage, read_manifest, spawned
 
-__all__ = ["Evaluate", "Report", "SearchResult", "run_search", "search"]
+if TYPE_CHECKING:
+    from dicenas.search_spaces import BackboneSpace
+
+__all__ = ["Evaluate", "Report", "SearchResult", "join_search", "run_search", "search"]
 
 logger = logging.getLogger(__name__)
 
@@ -77,14 +70,24 @@ def search(
     *,
     sampler: str = "nsga2",
     seed: int = 0,
+    first: Sequence[Architecture] = (),
+    rungs: Sequence[int] = (),
+    reduction_factor: int = 3,
     latency: LatencyConfig | Callable[[Architecture], float] | None = None,
+    time_limit_s: float | None = None,
+    memory_limit_mb: float | None = None,
+    workers: int = 1,
+    storage: str | None = None,
     name: str = "search",
     out: str | Path = "runs",
 ) -> SearchResult:
-    """Search a space with a training function of your own.
+    """Search a space with a training function of your own, or with an :class:`~dicenas.evaluation.Evaluator`.
 
     The run folder ``out/name`` holds the trials; calling again with the same arguments goes on where the run
     stopped, and adds nothing to a run that has all its trials.
+
+    With ``workers``, ``time_limit_s`` or ``memory_limit_mb``, evaluations run in copies of this process (Linux and
+    macOS): what they leave in variables stays there, and ``evaluate`` must not have used CUDA before.
 
     Args:
         space: The space, or the name of a backbone for its usual space.
@@ -95,10 +98,21 @@ def search(
         constraints: Upper bounds on ``macs``, ``params``, ``peak_memory_mb`` or ``latency_ms``, checked before
             anything is trained.
         trials: Trials of the whole run.
-        sampler: ``"nsga2"``, ``"tpe"``, ``"gp"`` or ``"random"``.
+        sampler: One of :data:`dicenas.strategies.SAMPLERS`.
         seed: Seed of the sampler and of the initial weights.
+        first: Architectures of the space that are evaluated first, say known networks.
+        rungs: Steps at which only one of ``reduction_factor`` trials goes on (successive halving); ``evaluate`` must
+            report the objectives there, and let pass what ``report`` raises. What was reported last becomes the
+            result of a trial that ends at a rung.
+        reduction_factor: See ``rungs``.
         latency: Where latency is measured, or a function that gives an architecture's latency in milliseconds. By
             default on the CPU, on one thread, at each architecture's own image size.
+        time_limit_s: Seconds after which an evaluation has failed, even one that hangs.
+        memory_limit_mb: Megabytes that the process of an evaluation may hold; with workers or another limit, nine
+            tenths of the machine's by default.
+        workers: Processes that evaluate side by side.
+        storage: URL of a database for the study, which workers on other machines may join with the same call; by
+            default a file in the run folder.
         name: Name of the run.
         out: Folder of the run folders.
 
@@ -109,45 +123,90 @@ def search(
         >>> result = dicenas.search("mobilenetv2", my_training, constraints={"macs": 60e6}, trials=50)
         >>> result.best.architecture
     """
-    if isinstance(space, BackboneSpace):
-        space = space.spec
-    elif isinstance(space, str):
-        space = SpaceSpec(space)
+    spec = _spec(space)
     if trials < 1:
         raise ValueError(f"trials {trials} should be at least 1")
     source = LatencyConfig(input_size=None) if latency is None else latency
-    described = source.to_dict() if isinstance(source, LatencyConfig) else "function"
+    task = Task(
+        spec,
+        evaluate,
+        source,
+        objectives,
+        constraints or {},
+        sampler,
+        seed,
+        first,
+        _rungs(rungs, reduction_factor),
+    )
     run = RunFolder(Path(out) / name)
-    session = _Session(run, space, evaluate, source, objectives, constraints or {}, sampler, seed)
+    session = Session(run, task, Workers(workers, Limits(time_limit_s, memory_limit_mb), storage=storage))
     settings = {
         "name": name,
-        "space": space.to_dict(),
+        "space": spec.to_dict(),
         "objectives": session.objectives,
         "constraints": dict(constraints or {}),
-        "latency": described,
+        "latency": source.to_dict() if isinstance(source, LatencyConfig) else "function",
         "search": {"sampler": sampler, "trials": trials, "seed": seed},
     }
-    return session.run(settings, trials)
+    if isinstance(evaluate, Evaluator) or rungs:
+        kind = {"kind": type(evaluate).__name__} if isinstance(evaluate, Evaluator) else {}
+        settings["evaluator"] = {
+            **kind,
+            **({"rungs": list(rungs), "reduction_factor": reduction_factor} if rungs else {}),
+        }
+    return SearchResult(run, session.objectives, session.run(plain(settings), trials))
 
 
-def run_search(config: SearchConfig, out: str | Path = "runs") -> SearchResult:
+def _spec(space: SpaceSpec | BackboneSpace | str) -> SpaceSpec:
+    if isinstance(space, str):
+        return SpaceSpec(space)
+    return space if isinstance(space, SpaceSpec) else space.spec
+
+
+def _rungs(
+    rungs: Sequence[int], reduction_factor: int
+) -> Callable[[Mapping[str, Direction]], SuccessiveHalving] | None:
+    if not rungs:
+        return None
+    from dicenas.strategies import SuccessiveHalving
+
+    def make(objectives: Mapping[str, Direction]) -> SuccessiveHalving:
+        return SuccessiveHalving(tuple(rungs), reduction_factor, objectives)
+
+    make({"accuracy": "maximize"})  # a mistake in the rungs is told at once
+    return make
+
+
+def run_search(
+    config: SearchConfig,
+    out: str | Path = "runs",
+    *,
+    workers: int = 1,
+    storage: str | None = None,
+    proxy: str | None = None,
+) -> SearchResult:
     """Run the search of a configuration: trials, Pareto front, export and report in the folder ``out/name``.
 
     Args:
         config: The configuration.
         out: Folder of the run folders.
+        workers: Processes that evaluate side by side on this machine, each on a GPU where there are some, else on
+            its share of the cores.
+        storage: URL of a database for the study, which ``dicenas worker`` joins from any machine; by default a file
+            in the run folder.
+        proxy: ``HOST:PORT`` of Optuna's gRPC proxy in front of that database.
 
     Raises:
         ValueError: The data cannot be used, a bound cannot be met, or the run folder belongs to another search.
     """
     data = load_data(config.data)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     run = RunFolder(Path(out) / config.name)
-    evaluate = make_evaluator(config.evaluator, data, device, run=run)
-    space, study = config.space_spec(data.num_classes), config.search
-    session = _Session(
-        run, space, evaluate, config.latency, config.objectives, config.constraints, study.sampler, study.seed
-    )
+    crew = Workers(workers, Limits(config.limits.time_limit_s), None, storage, proxy)
+
+    def start(index: int, descriptor: int) -> Any:
+        return _start_worker(run, crew, index, descriptor)
+
+    session, evaluate = _session(config, data, run, Workers(workers, crew.limits, start, storage, proxy), _device())
     wanted, numbers = config.export.trial, run.trial_numbers()
     if isinstance(wanted, int) and wanted >= config.search.trials and wanted not in numbers:
         # Proposals that break a bound, or repeat one, take numbers too, so it need not be a mistake.
@@ -156,24 +215,120 @@ def run_search(config: SearchConfig, out: str | Path = "runs") -> SearchResult:
             wanted,
             config.search.trials,
         )
-    result = session.run(config.to_dict(), config.search.trials)
+    result = SearchResult(run, session.objectives, session.run(config.to_dict(), config.search.trials))
     if not result.front:
         logger.warning("no trial of %s is complete: there is nothing to export", run.path)
         return result
+    if data is None or not evaluate.trains_network:
+        return result
     trial = result.best if config.export.trial == "best" else run.read_trial(int(config.export.trial))
-    # Compared with what is there: the last session may have been killed before it exported, or `export` has changed.
-    if not _is_exported(run.export_path, trial.architecture, config.export.formats):
-        export_network(
-            run.load_network(trial.number),
-            run.export_path,
-            config.export.formats,
-            metrics=trial.metrics,
-            class_names=data.class_names,
-            normalization=(data.mean, data.std),
-            force=True,
+    if evaluate.trains_network:
+        _export(run, trial, config, data)
+    else:
+        logger.warning(
+            "nothing is exported: evaluations of this kind leave no weights of their own; train %s first",
+            run.trial_path(trial.number) / "architecture.json",
         )
-        write_report(run)
     return result
+
+
+def join_search(
+    storage: str,
+    study: str,
+    out: str | Path = "runs",
+    *,
+    device: str | None = None,
+    proxy: str | None = None,
+    most: int | None = None,
+    index: int | None = None,
+    descriptor: int | None = None,
+) -> str | None:
+    """Work on the search of a configuration that another process started, on this machine or another.
+
+    Results go to the run folder ``out/study``: the same as the others', where the file system is shared, so that
+    weights are found there at the end.
+
+    Args:
+        storage: URL of the study's database.
+        study: Name of the study, which is that of the run.
+        out: Folder of the run folders.
+        device: Where networks are trained, ``cuda:1`` say; by default a GPU if there is one.
+        proxy: ``HOST:PORT`` of Optuna's gRPC proxy in front of the database.
+        most: Trials that this worker evaluates at most.
+        index: Place among the workers; by default as many as came before.
+        descriptor: File descriptor of a pipe to the process that started this one, and that it ends with.
+
+    Returns:
+        Why it ended before the study had its trials, ``None`` where it did not.
+
+    Raises:
+        ValueError: There is no such study, or it was made by other code, or for another search than this folder's.
+    """
+    settings = read_manifest(open_storage(storage), storage, study)
+    if "data" not in settings:
+        raise ValueError(
+            f"study {study!r} was started from Python, with a function that this process does not have: "
+            "call dicenas.search there too, with the same arguments and storage"
+        )
+    config = parse_config(settings, f"the configuration in study {study!r}")
+    run = RunFolder(Path(out) / study)
+    crew = Workers(storage=storage, proxy=proxy)
+    session, _ = _session(config, load_data(config.data), run, crew, _device() if device is None else device)
+    if not run.config_path.is_file():
+        claim_folder(run, settings)
+    parent = None if descriptor is None else os.getppid()
+    return session.work(settings, config.search.trials, index, descriptor, parent, most)
+
+
+def _session(
+    config: SearchConfig, data: Data, run: RunFolder, workers: Workers, device: str
+) -> tuple[Session, Evaluator]:
+    evaluate = make_evaluator(config.evaluator, data, device, run=run)
+    task = Task(
+        config.space_spec(data.num_classes),
+        evaluate,
+        config.latency,
+        config.objectives,
+        config.constraints,
+        config.search.sampler,
+        config.search.seed,
+        rungs=_rungs(config.limits.rungs, config.limits.reduction_factor),
+    )
+    return Session(run, task, workers), evaluate
+
+
+def _start_worker(run: RunFolder, workers: Workers, index: int, descriptor: int) -> Any:
+    """Start a process of ``dicenas worker`` on a device, or a share of the cores, of its own."""
+    gpus = torch.cuda.device_count()
+    command = [sys.executable, "-m", "dicenas", "worker", "--study", run.path.name, "--out", str(run.path.parent)]
+    command += ["--index", str(index), "--descriptor", str(descriptor)]
+    command += ["--device", f"cuda:{index % gpus}"] if gpus else []
+    command += [] if workers.proxy is None else ["--proxy", workers.proxy]
+    # Not among the arguments, which everybody on the machine can read: it may hold a password.
+    environment = {"DICENAS_STORAGE": workers.storage or run.storage_url}
+    if not gpus and workers.count > 1:
+        environment["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // workers.count))
+    return spawned(command, descriptor, environment)
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _export(run: RunFolder, trial: TrialRecord, config: SearchConfig, data: Data) -> None:
+    # Compared with what is there: the last session may have been killed before it exported, or `export` has changed.
+    if _is_exported(run.export_path, trial.architecture, config.export.formats):
+        return
+    export_network(
+        run.load_network(trial.number),
+        run.export_path,
+        config.export.formats,
+        metrics=trial.metrics,
+        class_names=data.class_names,
+        normalization=(data.mean, data.std),
+        force=True,
+    )
+    write_report(run)
 
 
 def _is_exported(folder: Path, architecture: Architecture, formats: Sequence[str]) -> bool:
@@ -184,144 +339,3 @@ def _is_exported(folder: Path, architecture: Architecture, formats: Sequence[str
         return False
     present = {name for name, file in FORMATS.items() if (folder / file).is_file()}
     return there == architecture and present == set(formats)
-
-
-class _Session:
-    """One call of a search over a run folder."""
-
-    def __init__(
-        self,
-        run: RunFolder,
-        space: SpaceSpec,
-        evaluate: Evaluate,
-        latency: LatencyConfig | Callable[[Architecture], float],
-        objectives: Sequence[str] | Mapping[str, Direction],
-        constraints: Mapping[str, float],
-        sampler: str,
-        seed: int,
-    ) -> None:
-        self.run_folder = run
-        self._space = space
-        self._evaluate = evaluate
-        self._latency = latency_source(latency, space, run)
-        self._peak_memory_mb = peak_memory(latency)
-        self._seed = seed
-        sources: dict[str, Callable[[Architecture], float]] = {
-            "latency_ms": self._latency,
-            "peak_memory_mb": self._peak_memory_mb,
-        }
-        self._arguments: dict[str, Any] = {
-            "sampler": sampler,
-            "objectives": objectives,
-            "constraints": constraints,
-            "costs": {name: cost for name, cost in sources.items() if name in {*objectives, *constraints}},
-            "image_size": self._latency.input_size,
-            "seed": seed,
-        }
-        # A study in memory checks all arguments before a file is written, and whether the bounds can be met together.
-        arguments = dict(self._arguments)
-        if "latency_ms" in arguments["costs"] and not self._latency.ready:
-            # The table is built once the run folder is there; until then all other bounds are checked.
-            arguments["costs"] = {**arguments["costs"], "latency_ms": lambda architecture: 0.0}
-        with muted("optuna"):
-            rehearsal = ArchitectureStudy(space, **arguments)
-            if constraints and not run.config_path.is_file():
-                rehearsal.ask()
-        self.objectives = rehearsal.objectives
-        self._weights: dict[str, Mapping[str, Tensor]] = {}
-
-    def run(self, settings: Mapping[str, Any], trials: int) -> SearchResult:
-        """Run the missing trials; ``settings`` is what the run folder keeps and a later call must agree with."""
-        run = self.run_folder
-        claim_folder(run, settings)
-        with logs_in(run):
-            study = self._open_study()
-            before = study.finished
-            logger.info("%d of %d trials are there", before, trials)
-            if study.remaining(trials) or not ended_well(run):
-                with record_environment(run):
-                    if study.remaining(trials):
-                        self._run_trials(study, trials)
-                    self._complete_front()
-                    run.write_front(self.objectives)
-                write_report(run)
-        return SearchResult(run, self.objectives, study.finished - before)
-
-    def _open_study(self) -> ArchitectureStudy:
-        """Return the run's study, told of every trial that is on disk: an earlier session may have been killed."""
-        run = self.run_folder
-        study = ArchitectureStudy(
-            self._space,
-            **self._arguments,
-            storage=open_storage(run),
-            study_name=run.path.name,
-            on_trial_end=self._keep,
-        )
-        for trial in run.trials():
-            study.replay(trial.number, trial.metrics, trial.error)
-        return study
-
-    def _run_trials(self, study: ArchitectureStudy, trials: int) -> None:
-        self._strategy = OptunaStrategy.from_study(study, trials)
-        space = RawFormatModelSpace.from_model(make_space(self._space), FunctionalEvaluator(self._run_trial))
-        with tqdm(total=trials, initial=study.finished, desc=self.run_folder.path.name, unit="trial") as self._bar:
-            self._strategy(space, SequentialExecutionEngine())
-        if self._strategy.stop_reason is not None:
-            logger.warning("the search ended before its %d trials: %s", trials, self._strategy.stop_reason)
-
-    def _run_trial(self, model: BackboneSpace) -> None:
-        """Evaluate the network that NNI gives; called by its engine."""
-        architecture = model.architecture
-        assert architecture is not None
-        # The same network under a seed of its own: NNI built it in whatever state the generator was.
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self._seed)
-            net = build(architecture)
-        try:
-            metrics = self._evaluate(architecture, net, self._report)
-            if taken := RESERVED_METRICS.intersection(metrics):
-                raise ValueError(f"metrics may not be called {', '.join(sorted(taken))}: a trial's file has these keys")
-        except Exception:
-            logger.exception("the evaluation of architecture %s failed", architecture.hash)
-            raise
-        self._weights[architecture.hash] = net.state_dict()
-        # NNI wants a value under "default"; the strategy takes it for the first objective.
-        costs = self._strategy.running[0].costs
-        default = {**costs, **metrics}.get(next(iter(self.objectives)), math.nan)
-        nni.report_final_result({"default": float(default), **metrics})
-
-    def _report(self, step: int, metrics: Mapping[str, float]) -> None:
-        first = next(iter(self.objectives))
-        if first in metrics:
-            nni.report_intermediate_result(float(metrics[first]))
-        logger.info("step %d: %s", step, _shown(metrics))
-
-    def _keep(self, proposal: Proposal, outcome: Outcome) -> None:
-        """Write a trial to the run folder, before Optuna is told of it."""
-        assert proposal.architecture is not None
-        metrics = dict(outcome.metrics)
-        if "latency_ms" in metrics:
-            metrics |= self._latency.details(proposal.architecture)
-        weights = self._weights.pop(proposal.hash, None)
-        if weights is not None and outcome.error is None:
-            self.run_folder.write_weights(proposal.number, weights)
-        record = TrialRecord(proposal.number, proposal.architecture, outcome.state, metrics, outcome.error)
-        self.run_folder.write_trial(record)
-        shown = outcome.error or _shown({name: metrics[name] for name in self.objectives})
-        logger.info("trial %d %s: %s", record.number, record.state, shown)
-        self._bar.set_postfix_str(shown)
-        self._bar.update()
-
-    def _complete_front(self) -> None:
-        """Add to the trials of the front what a report shows of them: memory, and latencies measured at the end."""
-        extra: dict[str, Callable[[Architecture], float]] = {"peak_memory_mb": self._peak_memory_mb}
-        if "latency_ms" in self.objectives:
-            extra |= self._latency.front_metrics()
-        for trial in self.run_folder.front(self.objectives):
-            missing = {name: cost(trial.architecture) for name, cost in extra.items() if name not in trial.metrics}
-            if missing:
-                self.run_folder.write_trial(dataclasses.replace(trial, metrics={**trial.metrics, **missing}))
-
-
-def _shown(metrics: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from dicenas.config import SAMPLERS, ConfigError, LatencyConfig, load_config, parse_config
+from dicenas.evaluation import TrainEvaluatorConfig
 from dicenas.space import SpaceSpec
 
 QUICKSTART = Path(__file__).parent.parent / "configs" / "quickstart.yaml"
@@ -34,6 +35,7 @@ def test_quickstart() -> None:
     assert list(config.objectives) == ["accuracy", "latency_ms"]
     assert config.latency == LatencyConfig()
     assert (config.search.sampler, config.search.trials, config.search.seed) == ("nsga2", 24, 0)
+    assert isinstance(config.evaluator, TrainEvaluatorConfig)
     assert (config.evaluator.epochs, config.evaluator.batch) == (3, 32)
     assert config.export.formats == ("py", "safetensors")
     spec = config.space_spec(num_classes=10)

@@ -129,11 +129,10 @@ def _what_to_measure(args: argparse.Namespace) -> tuple[SpaceSpec, LatencySettin
         space = SpaceSpec(args.space)
     elif Path(args.space).is_file():
         from dicenas.config import load_config
-        from dicenas.evaluation import load_data
 
         config = load_config(args.space)
         latency = config.latency
-        space = config.space_spec(load_data(config.data).num_classes)
+        space = config.space_spec()
     else:
         known = list_backbones()
         raise ValueError(

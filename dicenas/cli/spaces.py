@@ -67,10 +67,9 @@ def _print_backbones() -> None:
 
 
 def _print_space(config: SearchConfig) -> None:
-    from dicenas.evaluation import load_data
     from dicenas.report import print_table
 
-    space = config.space_spec(load_data(config.data).num_classes)
+    space = config.space_spec()
     rows = []
     for choice in space.choices:
         condition = ""

@@ -10,7 +10,7 @@ from typing import Any
 from dicenas.config import values
 from dicenas.config.section import as_section, read_value, read_values
 from dicenas.config.values import Reader
-from dicenas.evaluation import EvaluatorConfig, TrainEvaluatorConfig
+from dicenas.evaluation import EvaluatorConfig, TabularConfig, TabularEvaluator, TrainEvaluatorConfig
 
 __all__ = ["EVALUATORS", "TrialLimits", "evaluator_kind", "evaluator_section", "read_evaluator"]
 
@@ -37,6 +37,7 @@ class _Kind:
     config: type[EvaluatorConfig]
     keys: Mapping[str, Reader]
     limits: Mapping[str, Reader]
+    seeded: bool = True
 
 
 _TIME_LIMIT: dict[str, Reader] = {"time_limit_s": values.optional(values.number(above=True))}
@@ -58,6 +59,17 @@ _KINDS: dict[str, _Kind] = {
             "inherit": values.flag,
         },
         {**_RUNGS, **_TIME_LIMIT},
+    ),
+    "tabular": _Kind(
+        TabularConfig,
+        {
+            "path": values.path,
+            "latency": values.optional(values.path),
+            "latency_column": values.name,
+            "training_seed": values.optional(values.integer(0)),
+        },
+        _RUNGS,
+        seeded=False,
     ),
 }
 
@@ -84,15 +96,30 @@ def read_evaluator(given: Any, seed: int, problems: list[str]) -> tuple[Evaluato
         return TrainEvaluatorConfig(seed=seed), TrialLimits()
     kind = _KINDS[name]
     section = as_section("evaluator", given, ("kind", *kind.keys, *kind.limits), problems)
-    config = read_values(kind.config, "evaluator", section, kind.keys, problems, seed=seed)
+    before = len(problems)
+    fixed = {"seed": seed} if kind.seeded else {}
+    config = read_values(kind.config, "evaluator", section, kind.keys, problems, **fixed)
     limits = read_values(TrialLimits, "evaluator", section, kind.limits, problems)
-    epochs = getattr(config, "epochs", None)
-    if epochs is not None and limits.rungs and limits.rungs[-1] >= epochs:
+    if len(problems) == before:
+        _check_together(config, limits, problems)
+    return config, limits
+
+
+def _check_together(config: EvaluatorConfig, limits: TrialLimits, problems: list[str]) -> None:
+    """Report what is wrong with values that are right one by one."""
+    if isinstance(config, TabularConfig):
+        try:
+            epochs = TabularEvaluator(**dataclasses.asdict(config)).epochs
+        except ValueError as error:
+            problems.append(f"evaluator: {error}")
+            return
+    else:
+        epochs = config.epochs
+    if limits.rungs and limits.rungs[-1] >= epochs:
         problems.append(
             f"evaluator.rungs = {list(limits.rungs)}: expected epochs before the last one, {epochs}: "
-            "a rung decides who goes on"
+            "what is at its end goes on no further"
         )
-    return config, limits
 
 
 def evaluator_kind(config: EvaluatorConfig) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -24,7 +25,7 @@ from dicenas.config.section import as_section, check_keys, read_value, read_valu
 from dicenas.config.values import Reader
 from dicenas.config.yaml_text import read_yaml
 from dicenas.cost import DTYPES, RUNTIMES, resolve_device
-from dicenas.evaluation import DATASETS, DataConfig, check_data
+from dicenas.evaluation import DATASETS, DataConfig, TabularConfig, check_data
 from dicenas.nets import list_backbones
 from dicenas.ops import expand_candidates
 from dicenas.pareto import DIRECTIONS, Direction, default_direction
@@ -118,22 +119,30 @@ def parse_config(given: Any, source: str = "configuration") -> SearchConfig:
         return read_values(kind, key, as_section(key, given.get(key), readers, problems), readers, problems, **fixed)
 
     search = section(StudyConfig, "search", _STUDY)
-    data = section(DataConfig, "data", _DATA, seed=search.seed)
     evaluator, limits = read_evaluator(given.get("evaluator"), search.seed, problems)
+    data: DataConfig | None = None
+    space: Mapping[str, Any] = {}
+    latency = section(LatencyConfig, "latency", _LATENCY)
+    if isinstance(evaluator, TabularConfig):
+        latency = _beside_a_table(given, latency, problems)
+    else:
+        before = len(problems)
+        data = section(DataConfig, "data", _DATA, seed=search.seed)
+        if len(problems) == before:
+            problems += [f"data: {problem}" for problem in check_data(data)]
+        space = _space(given.get("space"), data.image_size, problems)
     config = SearchConfig(
         name=name,
-        space=_space(given.get("space"), data.image_size, problems),
+        space=space,
         data=data,
         evaluator=evaluator,
         limits=limits,
         objectives=_objectives(given.get("objectives"), problems),
         constraints=_constraints(given.get("constraints"), problems),
-        latency=section(LatencyConfig, "latency", _LATENCY),
+        latency=latency,
         search=search,
         export=section(ExportConfig, "export", _EXPORT),
     )
-    if not any(problem.startswith("data.") for problem in problems):
-        problems += [f"data: {problem}" for problem in check_data(data)]
     if config.latency.table in (None, BUILD_TABLE):
         try:
             resolve_device(config.latency.device)
@@ -147,6 +156,19 @@ def parse_config(given: Any, source: str = "configuration") -> SearchConfig:
     if problems:
         raise ConfigError(problems, source)
     return config
+
+
+def _beside_a_table(given: Mapping[str, Any], latency: LatencyConfig, problems: list[str]) -> LatencyConfig:
+    """Check the other sections where a table is replayed, and return the ``latency:`` section that suits it."""
+    problems += [
+        f"{key} is given, but the table of evaluator.path says it; leave the section out"
+        for key in ("space", "data")
+        if given.get(key) is not None
+    ]
+    section = given.get("latency")
+    if isinstance(section, Mapping) and section.get("input_size") is not None:
+        problems.append("latency.input_size must be null or left out: a table has costs at each network's own size")
+    return dataclasses.replace(latency, input_size=None)
 
 
 def _space(given: Any, image_size: int, problems: list[str]) -> Mapping[str, Any]:

@@ -10,7 +10,14 @@ from typing import Any, cast
 import yaml
 
 from dicenas.config.evaluator import TrialLimits, evaluator_section
-from dicenas.evaluation import DataConfig, EvaluatorConfig, TrainEvaluatorConfig
+from dicenas.evaluation import (
+    DataConfig,
+    EvaluatorConfig,
+    TabularConfig,
+    TrainEvaluatorConfig,
+    TrainingTable,
+    load_data,
+)
 from dicenas.pareto import Direction
 from dicenas.space import SpaceSpec
 
@@ -27,7 +34,7 @@ __all__ = [
 #: Metrics that a constraint may bound: those known before an architecture is trained.
 CONSTRAINTS = ("latency_ms", "macs", "params", "peak_memory_mb")
 #: Samplers of :mod:`dicenas.strategies`, named here too since importing that takes seconds.
-SAMPLERS = ("gp", "nsga2", "random", "tpe")
+SAMPLERS = ("evolution", "gp", "nsga2", "nsga3", "random", "tpe")
 
 
 #: Value of ``latency.table`` for a table of the run's own.
@@ -102,8 +109,9 @@ class SearchConfig:
 
     Attributes:
         name: Name of the run and of its folder.
-        space: The ``space:`` section; :meth:`space_spec` makes a space of it.
-        data: Images to train and validate on.
+        space: The ``space:`` section; :meth:`space_spec` makes a space of it. Empty where a table is replayed, which
+            says its space itself.
+        data: Images to train and validate on; ``None`` where a table is replayed.
         evaluator: How an architecture is evaluated; the ``evaluator:`` section, with ``limits``.
         limits: What ends an evaluation before its end.
         objectives: Direction of each objective; the first one decides which trial is best.
@@ -115,7 +123,7 @@ class SearchConfig:
 
     name: str
     space: Mapping[str, Any]
-    data: DataConfig = field(default_factory=DataConfig)
+    data: DataConfig | None = field(default_factory=DataConfig)
     evaluator: EvaluatorConfig = field(default_factory=TrainEvaluatorConfig)
     limits: TrialLimits = field(default_factory=TrialLimits)
     objectives: Mapping[str, Direction] = field(
@@ -126,19 +134,33 @@ class SearchConfig:
     search: StudyConfig = StudyConfig()
     export: ExportConfig = ExportConfig()
 
-    def space_spec(self, num_classes: int) -> SpaceSpec:
-        """Return the space, for data of so many classes."""
+    def space_spec(self, num_classes: int | None = None) -> SpaceSpec:
+        """Return the space.
+
+        Args:
+            num_classes: Classes of the data, which is read for them where they are not given.
+
+        Raises:
+            ValueError: The data cannot be read, or the table that is replayed.
+        """
+        if isinstance(self.evaluator, TabularConfig):
+            return TrainingTable(self.evaluator.path).space
+        assert self.data is not None
+        if num_classes is None:
+            num_classes = load_data(self.data).num_classes
         return SpaceSpec.from_config(self.space, num_classes=num_classes, image_size=self.data.image_size)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the configuration as plain data in the form of the file, defaults filled in."""
-        data = dataclasses.asdict(self.data)
-        data["root"] = None if self.data.root is None else str(self.data.root)
-        del data["seed"]
+        inputs: dict[str, Any] = {}
+        if self.data is not None:
+            data = dataclasses.asdict(self.data)
+            data["root"] = None if self.data.root is None else str(self.data.root)
+            del data["seed"]
+            inputs = {"space": plain(self.space), "data": data}
         return {
             "name": self.name,
-            "space": plain(self.space),
-            "data": data,
+            **inputs,
             "evaluator": plain(evaluator_section(self.evaluator, self.limits)),
             "objectives": dict(self.objectives),
             "constraints": dict(self.constraints),

@@ -54,8 +54,12 @@ def read_values(
     fields = {declared.name: declared.default for declared in dataclasses.fields(cast(Any, kind))}
     arguments = dict(fixed)
     for key, reader in readers.items():
-        if key in given:
-            arguments[key] = read_value(f"{name}.{key}", given[key], reader, problems, default=fields[key])
+        default = fields[key]
+        if default is dataclasses.MISSING:
+            default = None
+            if key not in given:
+                problems.append(f"{name}.{key} is missing")
+        arguments[key] = read_value(f"{name}.{key}", given[key], reader, problems, default) if key in given else default
     try:
         return kind(**arguments)
     except ValueError as error:  # a dataclass that checks its values itself

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TypeAlias
 
 import torch
 
 from dicenas.evaluation.data import Data
 from dicenas.evaluation.evaluators import Evaluator
+from dicenas.evaluation.tabular import TabularConfig, TabularEvaluator
 from dicenas.evaluation.train_evaluator import TrainEvaluator, TrainEvaluatorConfig
 from dicenas.runs import RunFolder
+from dicenas.space import SpaceSpec
 
 __all__ = ["EvaluatorConfig", "make_evaluator"]
 
 #: What describes an evaluator.
-EvaluatorConfig: TypeAlias = TrainEvaluatorConfig
+EvaluatorConfig: TypeAlias = TrainEvaluatorConfig | TabularConfig
 
 
 def make_evaluator(
     config: EvaluatorConfig,
-    data: Data,
+    space: SpaceSpec,
+    data: Data | None = None,
     device: str | torch.device = "cpu",
     *,
     run: RunFolder | None = None,
@@ -28,13 +32,21 @@ def make_evaluator(
 
     Args:
         config: The description.
-        data: Images to train and validate on.
-        device: Where networks are trained.
+        space: The space that is searched.
+        data: Images to train and validate on; a table needs none.
+        device: Where networks are evaluated.
         run: Folder of the run, where finished networks are found whose weights others inherit.
 
     Raises:
-        ValueError: The configuration needs something that is not given.
+        ValueError: The configuration needs something that is not given, or a table is of another space.
     """
+    if isinstance(config, TabularConfig):
+        evaluator = TabularEvaluator(**dataclasses.asdict(config))
+        if evaluator.space != space:
+            raise ValueError(f"{config.path} is a table of another space than the one that is searched")
+        return evaluator
+    if data is None:
+        raise ValueError(f"{type(config).__name__} needs data")
     if config.inherit and run is None:
         raise ValueError("inherit: weights are inherited from the networks of a run, but no run folder is given")
     return TrainEvaluator(data, config, device, parents=run if config.inherit else None)
