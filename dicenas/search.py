@@ -199,7 +199,7 @@ def run_search(
     Raises:
         ValueError: The data cannot be used, a bound cannot be met, or the run folder belongs to another search.
     """
-    data = load_data(config.data)
+    data = _data(config)
     run = RunFolder(Path(out) / config.name)
     crew = Workers(workers, Limits(config.limits.time_limit_s), None, storage, proxy)
 
@@ -219,10 +219,8 @@ def run_search(
     if not result.front:
         logger.warning("no trial of %s is complete: there is nothing to export", run.path)
         return result
-    if data is None or not evaluate.trains_network:
-        return result
     trial = result.best if config.export.trial == "best" else run.read_trial(int(config.export.trial))
-    if evaluate.trains_network:
+    if data is not None and evaluate.trains_network:
         _export(run, trial, config, data)
     else:
         logger.warning(
@@ -265,7 +263,7 @@ def join_search(
         ValueError: There is no such study, or it was made by other code, or for another search than this folder's.
     """
     settings = read_manifest(open_storage(storage), storage, study)
-    if "data" not in settings:
+    if "evaluator" not in settings:
         raise ValueError(
             f"study {study!r} was started from Python, with a function that this process does not have: "
             "call dicenas.search there too, with the same arguments and storage"
@@ -273,19 +271,24 @@ def join_search(
     config = parse_config(settings, f"the configuration in study {study!r}")
     run = RunFolder(Path(out) / study)
     crew = Workers(storage=storage, proxy=proxy)
-    session, _ = _session(config, load_data(config.data), run, crew, _device() if device is None else device)
+    session, _ = _session(config, _data(config), run, crew, _device() if device is None else device)
     if not run.config_path.is_file():
         claim_folder(run, settings)
     parent = None if descriptor is None else os.getppid()
     return session.work(settings, config.search.trials, index, descriptor, parent, most)
 
 
+def _data(config: SearchConfig) -> Data | None:
+    return None if config.data is None else load_data(config.data)
+
+
 def _session(
-    config: SearchConfig, data: Data, run: RunFolder, workers: Workers, device: str
+    config: SearchConfig, data: Data | None, run: RunFolder, workers: Workers, device: str
 ) -> tuple[Session, Evaluator]:
-    evaluate = make_evaluator(config.evaluator, data, device, run=run)
+    space = config.space_spec(None if data is None else data.num_classes)
+    evaluate = make_evaluator(config.evaluator, space, data, device, run=run)
     task = Task(
-        config.space_spec(data.num_classes),
+        space,
         evaluate,
         config.latency,
         config.objectives,
