@@ -91,12 +91,13 @@ class SupernetEvaluator(Evaluator):
         if self._supernet is None:
             raise RuntimeError("there is no supernet yet; call prepare(folder) before the first architecture")
         self._supernet.copy_to(net, architecture)
-        recalibrate(net, self._data, batches=self._config.recalibration_batches, device=self._device)
+        data = self._data.at_size(architecture.image_size[0])
+        recalibrate(net, data, batches=self._config.recalibration_batches, device=self._device)
         # One file an architecture: several processes may evaluate side by side.
         file = self._kept / f"{architecture.hash}.json"
         if (known := self._read(file)) is not None:
             return known
-        metrics = evaluate(net, self._data, device=self._device)
+        metrics = evaluate(net, data, device=self._device)
         atomic_write_text(file, json.dumps({"supernet": self._origin, "metrics": metrics}) + "\n")
         return metrics
 

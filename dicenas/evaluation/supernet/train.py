@@ -18,6 +18,7 @@ from tqdm import tqdm
 from dicenas.architecture import Architecture
 from dicenas.cost.runtimes import using_threads
 from dicenas.evaluation.data import Data
+from dicenas.evaluation.images import resize_images
 from dicenas.evaluation.supernet.checkpoint import TrainingState, data_digest, read_checkpoint, write_checkpoint
 from dicenas.evaluation.supernet.network import Supernet
 from dicenas.evaluation.training import TrainConfig, Trainer, checked_device, placed, random_state
@@ -87,7 +88,7 @@ def train_supernet(
 
     Args:
         spec: The space.
-        data: What to train on; images have the size that the data gives them, whatever the native size of a network.
+        data: What to train on; each architecture sees images of its native size.
         config: The recipe.
         device: Where to train.
         checkpoint: File that the state of the training is written to from time to time and at the end, and taken up
@@ -107,7 +108,7 @@ def train_supernet(
     with using_threads(config.threads), random_state(config.seed, target):
         supernet = Supernet(spec)
         with placed(supernet, target):
-            trainer = _SupernetTrainer(supernet, data, config, target)
+            trainer = _SupernetTrainer(supernet, data.at_size(max(spec.resolutions)), config, target)
             trainer.run(checkpoint)
     return supernet
 
@@ -192,8 +193,13 @@ class _SupernetTrainer(Trainer):
         torch.manual_seed(rng.getrandbits(63))
         architectures = list(self._drawn(rng))
         share = 1 / len(architectures)
-        forwards = (partial(self.net, architecture=architecture) for architecture in architectures)
-        return share * sum(self.add_gradients_of(forward, images, labels, share) for forward in forwards)
+        loss = 0.0
+        for architecture in architectures:
+            forward = partial(self.net, architecture=architecture)
+            loss += share * self.add_gradients_of(
+                forward, resize_images(images, architecture.image_size[0]), labels, share
+            )
+        return loss
 
     def _drawn(self, rng: Random) -> Iterator[Architecture]:
         """Draw the architectures of a step."""
