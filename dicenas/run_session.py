@@ -1,22 +1,21 @@
-"""What surrounds a search: the claim on its run folder, its storage, its log file, the record of its environment."""
+"""What surrounds a search: its hold on the run folder, its log file, the record of its environment."""
 
 from __future__ import annotations
 
 import datetime
+import fcntl
 import json
 import logging
+import os
 import platform
+import socket
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
-import yaml
-from optuna.exceptions import StorageInternalError
-from optuna.storages import RDBStorage
-from sqlalchemy.exc import DatabaseError
 
 from dicenas import __version__
 from dicenas.config.schema import plain
@@ -24,10 +23,20 @@ from dicenas.cost import device_name
 from dicenas.files import atomic_write_text
 from dicenas.runs import RunFolder
 
-__all__ = ["claim_folder", "ended_well", "logs_in", "muted", "open_storage", "record_environment"]
+__all__ = [
+    "FolderInUseError",
+    "claim_folder",
+    "differences",
+    "ended_well",
+    "lock_folder",
+    "logs_in",
+    "muted",
+    "record_environment",
+]
 
-#: Settings that may change from one call to the next: more trials, and another export.
-_MAY_CHANGE = ("search.trials", "export")
+#: Settings that may change from one call to the next: more trials, another time limit, and another export.
+_MAY_CHANGE = ("search.trials", "evaluator.time_limit_s", "export")
+_LOCK = ".lock"
 # NNI and Optuna have handlers of their own for the terminal.
 _LOGGERS = ("dicenas", "nni", "optuna")
 
@@ -38,53 +47,62 @@ def claim_folder(run: RunFolder, settings: Mapping[str, Any]) -> None:
     Raises:
         ValueError: The folder belongs to another search; the message says what differs.
     """
-    text = yaml.safe_dump(plain(settings), sort_keys=False)
     if run.config_path.is_file():
-        try:
-            kept = _flat(yaml.safe_load(run.config_path.read_text(encoding="utf-8")))
-        except (UnicodeDecodeError, yaml.YAMLError) as error:
-            raise ValueError(f"{run.config_path} is damaged: {' '.join(str(error).split())}") from error
-        given = _flat(yaml.safe_load(text))
-        differences = [
-            f"  {key}: {kept.get(key, 'not given')!r} there, {given.get(key, 'not given')!r} now"
-            for key in sorted({*kept, *given})
-            if kept.get(key) != given.get(key) and not key.startswith(_MAY_CHANGE)
-        ]
-        if differences:
+        if found := differences(run.read_config(), settings):
             raise ValueError(
-                f"{run.path} belongs to another search; take another name, or remove the folder:\n"
-                + "\n".join(differences)
+                f"{run.path} belongs to another search; take another name, or remove the folder:\n" + "\n".join(found)
             )
-    elif run.path.exists() and any(run.path.iterdir()):
+    elif run.path.exists() and any(path.name != _LOCK for path in run.path.iterdir()):
         raise ValueError(f"{run.path} exists and is no run folder: it has no {run.config_path.name}; take another name")
     run.path.mkdir(parents=True, exist_ok=True)
-    atomic_write_text(run.config_path, text)
+    run.write_config(plain(settings))
 
 
-def open_storage(run: RunFolder) -> RDBStorage:
-    """Return the run's Optuna storage; a new one appears with all its tables or not at all.
+def differences(kept: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
+    """Return in what two searches differ, one line each, save for what may change from one call to the next."""
+    there, now = _flat(plain(kept)), _flat(plain(given))
+    return [
+        f"  {key}: {there.get(key, 'not given')!r} there, {now.get(key, 'not given')!r} now"
+        for key in sorted({*there, *now})
+        if there.get(key) != now.get(key) and not key.startswith(_MAY_CHANGE)
+    ]
+
+
+class FolderInUseError(ValueError):
+    """Another search is at work in the run folder."""
+
+
+@contextmanager
+def lock_folder(run: RunFolder) -> Iterator[None]:
+    """Keep other searches out of the run folder for as long as this one, or a worker that it copied, lives.
+
+    The folder is made where it is missing, and goes again where nothing else came into it.
 
     Raises:
-        ValueError: The storage is damaged, or missing from a run that has trials.
+        FolderInUseError: Another search is at work in it; the message says which process.
     """
-    if not run.storage_path.is_file():
-        if numbers := run.trial_numbers():
-            raise ValueError(
-                f"{run.storage_path} is missing, and without it the run and its {len(numbers)} trials cannot go on; "
-                "bring it back, or remove the folder"
-            )
-        # A process that is killed while it makes the tables would leave some of them, and Optuna would not notice.
-        new = run.storage_path.with_name(".study.db.new")
-        for path in (new, new.with_name(f"{new.name}-journal")):
-            path.unlink(missing_ok=True)
-        storage = RDBStorage(f"sqlite:///{new.resolve()}")
-        storage.remove_session()
-        storage.engine.dispose()
-        new.replace(run.storage_path)
+    new = not run.path.exists()
+    run.path.mkdir(parents=True, exist_ok=True)
+    path = run.path / _LOCK
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        return RDBStorage(run.storage_url)
-    except (DatabaseError, StorageInternalError) as error:
-        raise ValueError(f"{run.storage_path} is damaged; bring back a copy, or remove the folder ({error})") from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(descriptor, 1000, 0).decode(errors="replace").strip() or "another process"
+            raise FolderInUseError(
+                f"{run.path} is in use by {holder}; let it end, or take another name. More processes for one search: "
+                "dicenas search --workers, or dicenas worker"
+            ) from None
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()} since {_now()}".encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
+        if not run.config_path.is_file():
+            path.unlink()
+            if new and not any(run.path.iterdir()):
+                run.path.rmdir()
 
 
 @contextmanager
@@ -100,18 +118,23 @@ def muted(name: str) -> Iterator[None]:
 
 
 @contextmanager
-def logs_in(run: RunFolder) -> Iterator[None]:
-    """Send what dicenas, NNI and Optuna log to the run's log file instead of the terminal; warnings go to both."""
+def logs_in(run: RunFolder, *, terminal: bool = True) -> Iterator[None]:
+    """Send what dicenas, NNI and Optuna log to the run's log file instead of the terminal.
+
+    Args:
+        run: The run.
+        terminal: Whether warnings of dicenas go to the terminal too.
+    """
     file = logging.FileHandler(run.log_path, encoding="utf-8")
-    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    file.setFormatter(logging.Formatter("%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s"))
     loggers = [logging.getLogger(name) for name in _LOGGERS]
     before = [(logger, logger.handlers[:], logger.level) for logger in loggers]
-    terminal = logging.StreamHandler()
-    terminal.setLevel(logging.WARNING)
-    terminal.setFormatter(logging.Formatter("%(message)s"))
+    screen = logging.StreamHandler()
+    screen.setLevel(logging.WARNING)
+    screen.setFormatter(logging.Formatter("%(message)s"))
     try:
         for logger in loggers:
-            logger.handlers = [file, terminal] if logger.name == "dicenas" else [file]
+            logger.handlers = [file, screen] if terminal and logger.name == "dicenas" else [file]
             logger.setLevel(logging.INFO)
         yield
     finally:
@@ -130,7 +153,7 @@ def record_environment(run: RunFolder) -> Iterator[None]:
         "finished": None,
         "seconds": None,
         "dicenas": __version__,
-        **{package: version(package) for package in ("torch", "torchvision", "nni", "optuna")},
+        **{package: _version(package) for package in ("torch", "torchvision", "nni", "optuna")},
         "python": platform.python_version(),
         "platform": platform.platform(),
         "device_name": device_name(torch.device("cpu")),
@@ -163,3 +186,11 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     for key, item in value.items():
         flat |= _flat(item, f"{prefix}.{key}" if prefix else str(key))
     return flat
+
+
+def _version(package: str) -> str | None:
+    """Return the version of an installed package; the search itself needs no NNI."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

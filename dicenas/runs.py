@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import math
@@ -19,6 +20,9 @@ from dicenas.nets import Network, build
 from dicenas.pareto import Direction, pareto_front
 
 __all__ = ["RESERVED_METRICS", "RunFolder", "TrialRecord"]
+
+_SEAL = "# sha256 of the lines above: "
+_CHECKSUM = "sha256"
 
 #: What ``metrics.json`` holds beside the metrics.
 RESERVED_METRICS = frozenset({"trial", "state", "error"})
@@ -76,6 +80,11 @@ class RunFolder:
         return self.path / "log.txt"
 
     @property
+    def events_path(self) -> Path:
+        """What happened in the run, one JSON line an event."""
+        return self.path / "events.jsonl"
+
+    @property
     def storage_path(self) -> Path:
         """Optuna's database of the run."""
         return self.path / "study.db"
@@ -94,6 +103,32 @@ class RunFolder:
     def export_path(self) -> Path:
         """Folder of the exported network."""
         return self.path / "export"
+
+    def write_config(self, settings: Mapping[str, Any]) -> None:
+        """Write the configuration of the run, with a checksum of it in the last line."""
+        import yaml
+
+        text = yaml.safe_dump(dict(settings), sort_keys=False)
+        atomic_write_text(self.config_path, f"{text}{_SEAL}{_digest(text.encode())}\n")
+
+    def read_config(self) -> dict[str, Any]:
+        """Read the configuration of the run; one without a checksum was written by hand, or by an earlier version.
+
+        Raises:
+            ValueError: The file is damaged.
+        """
+        import yaml
+
+        try:
+            text, sealed, digest = self.config_path.read_text(encoding="utf-8").rpartition(_SEAL)
+            if sealed and digest.strip() != _digest(text.encode()):
+                raise ValueError("its checksum is that of another text")
+            settings = yaml.safe_load(text if sealed else digest)
+        except (ValueError, yaml.YAMLError) as error:
+            raise ValueError(f"{self.config_path} is damaged: {' '.join(str(error).split())}") from error
+        if not isinstance(settings, dict):
+            raise ValueError(f"{self.config_path} is damaged: it holds no settings")
+        return settings
 
     def trial_path(self, number: int) -> Path:
         """Folder of a trial."""
@@ -114,12 +149,14 @@ class RunFolder:
         atomic_write_text(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
 
     def write_weights(self, number: int, state_dict: Mapping[str, Tensor]) -> None:
-        """Write the weights of a trial, the whole file or none."""
+        """Write the weights of a trial, the whole file or none, with a checksum of the tensors in its metadata."""
         from safetensors.torch import save
 
         self.trial_path(number).mkdir(parents=True, exist_ok=True)
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state_dict.items()}
-        atomic_write_bytes(self.weights_path(number), save(tensors))
+        # The tensors follow the header, whose length stands in the first eight bytes, in the same order both times.
+        digest = _digest(_tensors_of(save(tensors)))
+        atomic_write_bytes(self.weights_path(number), save(tensors, {_CHECKSUM: digest}))
 
     def load_network(self, number: int) -> Network:
         """Build the network of a complete trial with its trained weights.
@@ -129,7 +166,7 @@ class RunFolder:
             ValueError: A file of the trial is damaged.
         """
         from safetensors import SafetensorError
-        from safetensors.torch import load_file
+        from safetensors.torch import load
 
         record = self.read_trial(number)
         path = self.weights_path(number)
@@ -137,8 +174,8 @@ class RunFolder:
             raise FileNotFoundError(f"{path} is missing: trial {number} is {record.state} and has no weights to load")
         network = build(record.architecture)
         try:
-            network.load_state_dict(load_file(path))
-        except (SafetensorError, RuntimeError) as error:
+            network.load_state_dict(load(_checked_weights(path.read_bytes())))
+        except (SafetensorError, RuntimeError, ValueError) as error:
             raise ValueError(f"{path} does not hold the weights of this architecture: {error}") from error
         return network
 
@@ -195,6 +232,30 @@ class RunFolder:
         front = self.front(objectives)
         names = list(dict.fromkeys([*objectives, *(name for trial in front for name in trial.metrics)]))
         atomic_write_text(self.path / "pareto.csv", _csv(["trial", "architecture", *names], front, names))
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _tensors_of(data: bytes) -> bytes:
+    """Return what follows the header of a safetensors file."""
+    return data[8 + int.from_bytes(data[:8], "little") :]
+
+
+def _checked_weights(data: bytes) -> bytes:
+    """Return the bytes of a safetensors file, unless its checksum is that of other tensors.
+
+    Raises:
+        ValueError: It is.
+    """
+    length = int.from_bytes(data[:8], "little")
+    if len(data) >= 8 + length:
+        header = json.loads(data[8 : 8 + length])
+        kept = header.get("__metadata__", {}).get(_CHECKSUM)
+        if kept is not None and kept != _digest(_tensors_of(data)):
+            raise ValueError("its checksum is that of other tensors")
+    return data
 
 
 def _finite(value: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import sys
@@ -22,7 +23,7 @@ from dicenas.report import write_report
 from dicenas.run_session import claim_folder
 from dicenas.runs import RunFolder, TrialRecord
 from dicenas.space import SpaceSpec
-from dicenas.workers import Limits, Session, Task, Workers, open_storage, read_manifest, spawned
+from dicenas.workers import Limits, Rungs, Session, Task, Workers, open_storage, read_manifest, spawned
 
 if TYPE_CHECKING:
     from dicenas.search_spaces import BackboneSpace
@@ -163,14 +164,12 @@ def _spec(space: SpaceSpec | BackboneSpace | str) -> SpaceSpec:
     return space if isinstance(space, SpaceSpec) else space.spec
 
 
-def _rungs(
-    rungs: Sequence[int], reduction_factor: int
-) -> Callable[[Mapping[str, Direction]], SuccessiveHalving] | None:
+def _rungs(rungs: Sequence[int], reduction_factor: int) -> Callable[[Mapping[str, Direction]], Rungs] | None:
     if not rungs:
         return None
     from dicenas.strategies import SuccessiveHalving
 
-    def make(objectives: Mapping[str, Direction]) -> SuccessiveHalving:
+    def make(objectives: Mapping[str, Direction]) -> Rungs:
         return SuccessiveHalving(tuple(rungs), reduction_factor, objectives)
 
     make({"accuracy": "maximize"})  # a mistake in the rungs is told at once
@@ -199,14 +198,14 @@ def run_search(
     Raises:
         ValueError: The data cannot be used, a bound cannot be met, or the run folder belongs to another search.
     """
-    data = _data(config)
     run = RunFolder(Path(out) / config.name)
     crew = Workers(workers, Limits(config.limits.time_limit_s), None, storage, proxy)
 
     def start(index: int, descriptor: int) -> Any:
         return _start_worker(run, crew, index, descriptor)
 
-    session, evaluate = _session(config, data, run, Workers(workers, crew.limits, start, storage, proxy), _device())
+    data = _data(config)
+    session, evaluate = _session(config, data, run, dataclasses.replace(crew, start=start), _device())
     wanted, numbers = config.export.trial, run.trial_numbers()
     if isinstance(wanted, int) and wanted >= config.search.trials and wanted not in numbers:
         # Proposals that break a bound, or repeat one, take numbers too, so it need not be a mistake.
@@ -263,7 +262,7 @@ def join_search(
         ValueError: There is no such study, or it was made by other code, or for another search than this folder's.
     """
     settings = read_manifest(open_storage(storage), storage, study)
-    if "evaluator" not in settings:
+    if "export" not in settings:
         raise ValueError(
             f"study {study!r} was started from Python, with a function that this process does not have: "
             "call dicenas.search there too, with the same arguments and storage"

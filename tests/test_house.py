@@ -40,6 +40,7 @@ FLOORS = {
     "dicenas.run_latency": 6,
     "dicenas.run_session": 6,
     "dicenas.search": 6,
+    "dicenas.workers": 6,
     "dicenas.__main__": 7,
     "dicenas.cli": 7,
 }

@@ -11,11 +11,25 @@ import sys
 from collections.abc import Sequence
 
 from dicenas import __version__
-from dicenas.cli import export, kernels, latency, ops, paper, profile, report, search, segment, spaces, train
+from dicenas.cli import (
+    export,
+    kernels,
+    latency,
+    ops,
+    paper,
+    profile,
+    report,
+    search,
+    segment,
+    spaces,
+    status,
+    train,
+    worker,
+)
 
 __all__ = ["main"]
 
-_COMMANDS = (search, report, train, export, profile, latency, ops, spaces, segment, paper, kernels)
+_COMMANDS = (search, worker, status, report, train, export, profile, latency, ops, spaces, segment, paper, kernels)
 
 _EXAMPLES = """\
 examples:

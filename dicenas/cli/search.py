@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 from dicenas.cli.arguments import Subparsers, non_negative_int, positive_int
@@ -19,6 +20,8 @@ examples:
   dicenas search configs/quickstart.yaml
   dicenas search configs/quickstart.yaml --trials 48        add trials to the run, up to 48 in all
   dicenas search configs/quickstart.yaml --seed 1 --name quickstart-1
+  dicenas search configs/quickstart.yaml --workers 4        four trials side by side
+  dicenas search CONFIG --storage postgresql://nas:SECRET@db/nas    dicenas worker joins from other machines
 """
 
 
@@ -31,6 +34,9 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("--trials", type=positive_int, metavar="N", help="trials of the whole run, for search.trials")
     parser.add_argument("--seed", type=non_negative_int, metavar="N", help="seed, for search.seed")
     parser.add_argument("--name", help="name of the run and of its folder")
+    parser.add_argument("--workers", type=positive_int, default=1, metavar="N", help="processes side by side")
+    parser.add_argument("--storage", metavar="URL", help="database of the study, for workers on other machines")
+    parser.add_argument("--proxy", metavar="HOST:PORT", help="Optuna's gRPC proxy in front of the database")
     parser.add_argument("--out", type=Path, default=Path("runs"), help="folder of the run folders (default: runs)")
     parser.set_defaults(run=run, after_interrupt="; finished trials are kept, the same command goes on with the run")
 
@@ -52,9 +58,12 @@ def run(args: argparse.Namespace) -> int:
     from dicenas.report import print_front
     from dicenas.search import run_search
 
-    result = run_search(config, args.out)
+    storage = args.storage or os.environ.get("DICENAS_STORAGE")
+    result = run_search(config, args.out, workers=args.workers, storage=storage, proxy=args.proxy)
     if not result.new_trials:
         print(f"{result.run.path} has all its trials already: nothing was added")
     print_front(result.front, result.objectives)
-    print(f"\nreport:   {result.run.report_path}\nexported: {result.run.export_path}")
+    print(f"\nreport:   {result.run.report_path}")
+    if result.run.export_path.is_dir():
+        print(f"exported: {result.run.export_path}")
     return 0

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import yaml
-
 from dicenas.architecture import Architecture
 from dicenas.pareto import Direction, default_direction
 from dicenas.report.metrics import Metric, get_metric
@@ -67,11 +65,8 @@ class RunSummary:
         """
         if not run.config_path.is_file():
             raise FileNotFoundError(f"{run.path} is no run folder: it has no {run.config_path.name}")
-        try:
-            config = yaml.safe_load(run.config_path.read_text(encoding="utf-8"))
-        except yaml.YAMLError as error:
-            raise ValueError(f"{run.config_path} is damaged: {error}") from error
-        if not isinstance(config, Mapping) or not config.get("objectives"):
+        config = run.read_config()
+        if not config.get("objectives"):
             raise ValueError(f"{run.config_path} is damaged: it names no objectives")
         environment = {}
         if run.environment_path.is_file():

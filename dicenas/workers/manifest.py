@@ -1,0 +1,72 @@
+"""What a study says of its search: the configuration and the version of the code, for whoever joins it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import optuna
+from optuna import Study
+from optuna.storages import BaseStorage
+
+from dicenas import __version__
+from dicenas.run_session import differences
+from dicenas.workers.storage import hide_password
+
+__all__ = ["check_manifest", "read_manifest"]
+
+_KEY = "dicenas_search"
+
+
+def check_manifest(study: Study, settings: Mapping[str, Any], *, alone: bool) -> None:
+    """Check that a study is of the same search and the same code; a new one is told both.
+
+    Args:
+        study: The study.
+        settings: The configuration of this process.
+        alone: Whether nobody else is at work on it; then it may go on with newer code.
+
+    Raises:
+        ValueError: It is not; the message says what differs.
+    """
+    kept = study.user_attrs.get(_KEY)
+    if kept is not None:
+        found = differences(kept["settings"], settings)
+        if kept["version"] != __version__ and not alone:
+            found.append(f"  version of dicenas: {kept['version']} there, {__version__} here")
+        if found:
+            lines = "\n".join(found)
+            raise ValueError(f"study {study.study_name!r} in this storage belongs to another search:\n{lines}")
+        if kept == {"settings": dict(settings), "version": __version__}:
+            return
+    study.set_user_attr(_KEY, {"settings": dict(settings), "version": __version__})
+
+
+def read_manifest(storage: BaseStorage, url: str, name: str, *, any_version: bool = False) -> dict[str, Any]:
+    """Return the settings of a study.
+
+    Args:
+        storage: The storage.
+        url: Its URL, for messages.
+        name: Name of the study.
+        any_version: Whether the study may have been made by other code than this; one that is joined may not.
+
+    Raises:
+        ValueError: There is no such study, it is not of a search, or newer or older code made it.
+    """
+    try:
+        study = optuna.load_study(study_name=name, storage=storage)
+    except KeyError as error:
+        names = ", ".join(sorted(optuna.get_all_study_names(storage))) or "none"
+        raise ValueError(
+            f"there is no study {name!r} in {hide_password(url)} (studies: {names}); dicenas search starts one"
+        ) from error
+    kept = study.user_attrs.get(_KEY)
+    if kept is None:
+        raise ValueError(f"study {name!r} in {hide_password(url)} is not that of a search: it does not say of which")
+    if kept["version"] != __version__ and not any_version:
+        raise ValueError(
+            f"study {name!r} is worked on by dicenas {kept['version']}, this is {__version__}; workers of one search "
+            "run the same code"
+        )
+    return dict(kept["settings"])

@@ -1,0 +1,168 @@
+"""Opening the database of a study, and going on where its connection breaks off."""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from optuna.exceptions import StorageInternalError
+from optuna.storages import BaseStorage, GrpcStorageProxy, RDBStorage
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError
+
+from dicenas.runs import RunFolder
+
+__all__ = ["STORAGE_ERRORS", "StorageLostError", "hide_password", "open_storage", "open_study_db", "retrying"]
+
+logger = logging.getLogger(__name__)
+
+#: What a database that is away, busy or restarting raises through Optuna and SQLAlchemy.
+STORAGE_ERRORS = (StorageInternalError, DBAPIError)
+
+# A database that restarts is back within this time; waits double from the first to the longest.
+_PATIENCE_S = 60.0
+_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.25, 8.0
+_BUSY_TIMEOUT_S = 60
+_CONNECT_TIMEOUT_S = 10
+
+# A refusal, which no waiting changes. The words of PostgreSQL and of MySQL.
+_REFUSALS = (
+    "authentication failed",
+    "access denied",
+    "does not exist",
+    "unknown database",
+    "could not translate host name",
+    "failed to resolve host",
+    "no password supplied",
+)
+
+_Result = TypeVar("_Result")
+
+
+class StorageLostError(OSError):
+    """The database of a study did not answer, however often it was asked."""
+
+
+def hide_password(url: str) -> str:
+    """Return the URL of a storage for people to read."""
+    return make_url(url).render_as_string(hide_password=True)
+
+
+def open_storage(url: str, *, patience_s: float = _PATIENCE_S) -> RDBStorage:
+    """Open the database at a URL, with Optuna's tables in it.
+
+    Args:
+        url: ``sqlite:///FILE``, ``postgresql://USER:PASSWORD@HOST/DATABASE`` or ``mysql://...``, as SQLAlchemy has it.
+        patience_s: How long to go on asking a database that does not answer, in seconds.
+
+    Raises:
+        ValueError: The URL is none, its driver is not installed, or the database is of another version of Optuna.
+        StorageLostError: The database refuses, or did not answer in time.
+    """
+    try:
+        name = make_url(url).get_backend_name()
+        shown = hide_password(url)
+    except (ArgumentError, ValueError) as error:
+        raise ValueError(
+            f"storage {url!r} is no URL of a database; expected sqlite:///FILE, postgresql://USER:PASSWORD@HOST/NAME "
+            "or mysql+pymysql://USER:PASSWORD@HOST/NAME"
+        ) from error
+    if name == "sqlite":
+        engine = {"connect_args": {"timeout": _BUSY_TIMEOUT_S}}
+    else:
+        # A connection that the server closed meanwhile is noticed when it is taken from the pool.
+        engine = {"connect_args": {"connect_timeout": _CONNECT_TIMEOUT_S}, "pool_pre_ping": True}
+    try:
+        return retrying(lambda: RDBStorage(url, engine_kwargs=dict(engine)), f"storage {shown}", patience_s=patience_s)
+    except (ImportError, NoSuchModuleError) as error:
+        raise ValueError(
+            f"storage {shown}: its driver is not installed ({error}); pip install 'dicenas[distributed]' brings that "
+            "of PostgreSQL, pip install pymysql one of MySQL"
+        ) from error
+    except RuntimeError as error:  # Optuna's word for tables of another version
+        raise ValueError(f"storage {shown}: {' '.join(str(error).split())}") from error
+
+
+def open_proxy(address: str) -> BaseStorage:
+    """Open a study through Optuna's gRPC proxy, which stands between many workers and their database.
+
+    Args:
+        address: ``HOST:PORT``.
+
+    Raises:
+        ValueError: The address is none.
+    """
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        raise ValueError(f"proxy {address!r}: expected HOST:PORT")
+    return GrpcStorageProxy(host=host, port=int(port))
+
+
+def open_study_db(run: RunFolder) -> RDBStorage:
+    """Return the Optuna storage in a run folder; a new one appears with all its tables or not at all.
+
+    Raises:
+        ValueError: The storage is damaged, or missing from a run that has trials.
+    """
+    if not run.storage_path.is_file():
+        if numbers := run.trial_numbers():
+            raise ValueError(
+                f"{run.storage_path} is missing, and without it the run and its {len(numbers)} trials cannot go on; "
+                "bring it back, name the storage that the run was started with, or remove the folder"
+            )
+        # A process that is killed while it makes the tables would leave some of them, and Optuna would not notice.
+        new = run.storage_path.with_name(".study.db.new")
+        for path in (new, new.with_name(f"{new.name}-journal")):
+            path.unlink(missing_ok=True)
+        storage = RDBStorage(f"sqlite:///{new.resolve()}")
+        storage.remove_session()
+        storage.engine.dispose()
+        new.replace(run.storage_path)
+    try:
+        return open_storage(run.storage_url, patience_s=0)
+    except (*STORAGE_ERRORS, StorageLostError) as error:
+        raise ValueError(f"{run.storage_path} is damaged; bring back a copy, or remove the folder ({error})") from error
+
+
+def retrying(action: Callable[[], _Result], what: str, *, patience_s: float = _PATIENCE_S) -> _Result:
+    """Return what an action gives, doing it again where the database does not answer.
+
+    Args:
+        action: Must not mind being done twice.
+        what: What does not answer, for messages.
+        patience_s: How long to go on, in seconds.
+
+    Raises:
+        StorageLostError: The database refused, or did not answer in time.
+    """
+    deadline = time.monotonic() + patience_s
+    wait = _FIRST_WAIT_S
+    while True:
+        try:
+            return action()
+        except STORAGE_ERRORS as error:
+            reason = _reason(error)
+            if any(words in reason.lower() for words in _REFUSALS):
+                raise StorageLostError(f"{what} refuses: {reason}") from error
+            if not isinstance(error.__cause__ or error, OperationalError | StorageInternalError):
+                raise
+            if time.monotonic() + wait > deadline:
+                raise StorageLostError(f"{what} does not answer: {reason}") from error
+            logger.warning("%s does not answer, the next attempt is in %.2g s: %s", what, wait, reason)
+        # Many workers that lost one database should not come back in step.
+        time.sleep(wait * random.uniform(0.5, 1.0))
+        wait = min(2 * wait, _LONGEST_WAIT_S)
+
+
+def _reason(error: BaseException) -> str:
+    """Return what the driver of the database said, in one line."""
+    innermost = error
+    while isinstance(innermost, StorageInternalError | DBAPIError):
+        inner = innermost.orig if isinstance(innermost, DBAPIError) else innermost.__cause__
+        if inner is None:
+            break
+        innermost = inner
+    return " ".join(str(innermost).split()) or type(innermost).__name__
