@@ -133,9 +133,17 @@ def _searched(config: DataConfig, recipe: Recipe, image_size: int) -> TrainingDa
                 f"data: {config.root} is too large to be trained on as the data of a search; name the folder itself"
             )
         parts.append(MemorySet(images.images, images.labels))
+    train, val = parts
     transform = training_transform(recipe, image_size, sized=True) if data.augmentable else None
     return TrainingData(
-        *parts, data.class_names, image_size, transform, None, data.mean, data.std, augmentable=data.augmentable
+        train,
+        val,
+        data.class_names,
+        image_size,
+        transform,
+        mean=data.mean,
+        std=data.std,
+        augmentable=data.augmentable,
     )
 
 
@@ -155,7 +163,9 @@ def _cifar(root: Path, dataset: str, recipe: Recipe, image_size: int) -> Trainin
             raise ValueError(f"data: {dataset} has images of {images.shape[-1]} pixels; give --image-size 32")
         parts.append(MemorySet(images, torch.tensor(archive.targets)))
         names = tuple(archive.classes)
-    return TrainingData(*parts, names, image_size, training_transform(recipe, image_size, sized=True))
+    train_images, val_images = parts
+    transform = training_transform(recipe, image_size, sized=True)
+    return TrainingData(train_images, val_images, names, image_size, transform)
 
 
 def _folders(root: Path) -> tuple[FileSet, FileSet, tuple[str, ...]]:

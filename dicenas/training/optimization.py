@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 import torch
@@ -41,7 +43,11 @@ def make_schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, steps_per_ep
     steps = recipe.epochs * steps_per_epoch
     # Step 0 has the first share of the rise, not a learning rate of zero.
     warmup = round(recipe.warmup_epochs * steps_per_epoch)
-    rise = {"warmup_t": warmup, "warmup_lr_init": recipe.learning_rate / (warmup + 1), "t_in_epochs": False}
+    rise: dict[str, Any] = {
+        "warmup_t": warmup,
+        "warmup_lr_init": recipe.learning_rate / (warmup + 1),
+        "t_in_epochs": False,
+    }
     if recipe.schedule == "cosine":
         return CosineLRScheduler(optimizer, t_initial=max(1, steps - warmup), warmup_prefix=True, **rise)
     # timm's milestones stand at the end of the step before.
@@ -82,10 +88,15 @@ class CheckpointedNetwork(nn.Module):
                     block,
                     x,
                     use_reentrant=False,
-                    context_fn=lambda block=block: (contextlib.nullcontext(), _frozen_statistics(block)),
+                    context_fn=partial(_contexts, block),
                 )
         logits: Tensor = self.net.head(x)
         return logits
+
+
+def _contexts(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """Return what a block runs in the first time, and what it is computed again in."""
+    return contextlib.nullcontext(), _frozen_statistics(block)
 
 
 @contextlib.contextmanager

@@ -91,8 +91,9 @@ class Recipe:
 
     def __post_init__(self) -> None:
         # JSON has lists where the recipe has tuples.
-        object.__setattr__(self, "decay_at", tuple(self.decay_at))
-        object.__setattr__(self, "crop_scale", tuple(self.crop_scale))
+        for name in ("decay_at", "crop_scale"):
+            if isinstance(value := getattr(self, name), list):
+                object.__setattr__(self, name, tuple(value))
         if problems := self._problems():
             raise ValueError("\n".join(["the recipe is wrong:", *problems]))
 
@@ -138,14 +139,23 @@ class Recipe:
             self.rand_augment is None or (isinstance(self.rand_augment, int) and 0 <= self.rand_augment <= 30),
             "a whole number from 0 to 30, or none",
         )
-        expect("decay_at", all(0 < share < 1 for share in self.decay_at), "shares between 0 and 1")
-        low, high = self.crop_scale if len(self.crop_scale) == 2 else (math.nan, math.nan)
+        shares = _numbers(self.decay_at)
+        expect("decay_at", shares is not None and all(0 < share < 1 for share in shares), "shares between 0 and 1")
+        low, high = scale if (scale := _numbers(self.crop_scale)) is not None and len(scale) == 2 else (0.0, 0.0)
         expect("crop_scale", 0 < low <= high <= 1, "two shares above 0, the smaller one first")
+        for name in ("nesterov", "flip", "gradient_checkpointing"):
+            expect(name, isinstance(getattr(self, name), bool), "true or false")
         for name, choices in _CHOICES.items():
             value = getattr(self, name)
             expect(name, value in choices, f"one of {', '.join(choices)}{did_you_mean(str(value), choices)}")
         expect("warmup_epochs", not number("warmup_epochs") >= number("epochs"), "less than the epochs")
         return problems
+
+
+def _numbers(values: object) -> tuple[float, ...] | None:
+    """Return a tuple of numbers as it is, and None for anything else."""
+    fits = isinstance(values, tuple) and all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
+    return values if fits else None  # type: ignore[return-value]
 
 
 #: The recipes by name.

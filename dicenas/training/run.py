@@ -82,7 +82,7 @@ def train(
         workers: Processes that decode images for each training process; up to 8 for files where it is None. Images
             in memory need none.
         compiled: Whether training runs through ``torch.compile``.
-        formats: See :func:`dicenas.export.export_network`.
+        formats: See :func:`dicenas.export.export_network`; none at all exports nothing.
         checkpoint_seconds: Most seconds between checkpoints; there is one at each epoch's end anyway.
         report: Called by the first process after each epoch with its number, from 1, and its metrics. What it
             raises ends the call; a later call goes on behind that epoch.
@@ -129,7 +129,8 @@ def train(
             _run(trainer, folder, identity, checkpoint_seconds, report)
         metrics = _result(trainer)
         if processes.first:
-            _export(trainer, folder, metrics, formats)
+            if formats:
+                _export(trainer, folder, metrics, formats)
             folder.write_result(metrics)
         processes.wait()
         return TrainResult(folder.path, metrics)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -58,18 +59,18 @@ def load_teacher(name: str, weights: Path | None, num_classes: int, device: torc
     if library not in ("timm", "torchvision") or not model:
         raise ValueError(f"teacher: {name!r}, expected timm:NAME or torchvision:NAME, such as timm:resnet50")
     published = weights is None
-    mean, std = IMAGENET_MEAN, IMAGENET_STD
+    # Published weights come with their own classifier.
+    options: dict[str, Any] = {} if published else {"num_classes": num_classes}
+    config: dict[str, Any] = {}
     try:
         if library == "timm":
             import timm
 
-            options = {} if published else {"num_classes": num_classes}
-            net = timm.create_model(model, pretrained=published, **options)
-            mean, std = net.pretrained_cfg.get("mean", mean), net.pretrained_cfg.get("std", std)
+            net: nn.Module = timm.create_model(model, pretrained=published, **options)
+            config = vars(net)["pretrained_cfg"]
         else:
             import torchvision.models
 
-            options = {} if published else {"num_classes": num_classes}
             net = torchvision.models.get_model(model, weights="DEFAULT" if published else None, **options)
     except (RuntimeError, ValueError, OSError) as error:
         raise ValueError(f"teacher: {name}: {error}") from error
@@ -79,7 +80,7 @@ def load_teacher(name: str, weights: Path | None, num_classes: int, device: torc
         except RuntimeError as error:
             raise ValueError(f"teacher: {weights} does not hold the weights of {name}: {error}") from error
     net.requires_grad_(False).eval().to(device).to(memory_format=torch.channels_last)
-    teacher = Teacher(net, tuple(mean), tuple(std))
+    teacher = Teacher(net, tuple(config.get("mean", IMAGENET_MEAN)), tuple(config.get("std", IMAGENET_STD)))
     given = teacher(torch.zeros(1, 3, 64, 64, device=device)).shape
     if given != (1, num_classes):
         raise ValueError(
