@@ -10,7 +10,8 @@ from typing import Any
 from dicenas.config import values
 from dicenas.config.section import as_section, read_value, read_values
 from dicenas.config.values import Reader
-from dicenas.evaluation import EvaluatorConfig, TabularConfig, TabularEvaluator, TrainEvaluatorConfig
+from dicenas.evaluation import EvaluatorConfig, SupernetConfig, TabularConfig, TabularEvaluator, TrainEvaluatorConfig
+from dicenas.evaluation.supernet import SAMPLINGS
 
 __all__ = ["EVALUATORS", "TrialLimits", "evaluator_kind", "evaluator_section", "read_evaluator"]
 
@@ -43,22 +44,29 @@ class _Kind:
 _TIME_LIMIT: dict[str, Reader] = {"time_limit_s": values.optional(values.number(above=True))}
 _RUNGS: dict[str, Reader] = {"rungs": values.ascending(1), "reduction_factor": values.integer(2)}
 
+_TRAINING: dict[str, Reader] = {
+    "epochs": values.integer(1),
+    "batch": values.integer(2),
+    "learning_rate": values.number(above=True),
+    "weight_decay": values.number(),
+    "momentum": values.number(0, 1),
+    "max_grad_norm": values.number(above=True),
+    "label_smoothing": values.number(0, 1),
+    "threads": values.optional(values.integer(1)),
+    "augment": values.flag,
+}
+
 _KINDS: dict[str, _Kind] = {
-    "train": _Kind(
-        TrainEvaluatorConfig,
+    "train": _Kind(TrainEvaluatorConfig, {**_TRAINING, "inherit": values.flag}, {**_RUNGS, **_TIME_LIMIT}),
+    "supernet": _Kind(
+        SupernetConfig,
         {
-            "epochs": values.integer(1),
-            "batch": values.integer(2),
-            "learning_rate": values.number(above=True),
-            "weight_decay": values.number(),
-            "momentum": values.number(0, 1),
-            "max_grad_norm": values.number(above=True),
-            "label_smoothing": values.number(0, 1),
-            "threads": values.optional(values.integer(1)),
-            "augment": values.flag,
-            "inherit": values.flag,
+            **_TRAINING,
+            "sampling": values.one_of(*SAMPLINGS),
+            "recalibration_batches": values.integer(1),
+            "checkpoint_seconds": values.number(),
         },
-        {**_RUNGS, **_TIME_LIMIT},
+        _TIME_LIMIT,
     ),
     "tabular": _Kind(
         TabularConfig,

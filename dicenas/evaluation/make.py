@@ -9,6 +9,7 @@ import torch
 
 from dicenas.evaluation.data import Data
 from dicenas.evaluation.evaluators import Evaluator
+from dicenas.evaluation.supernet import SupernetConfig, SupernetEvaluator
 from dicenas.evaluation.tabular import TabularConfig, TabularEvaluator
 from dicenas.evaluation.train_evaluator import TrainEvaluator, TrainEvaluatorConfig
 from dicenas.runs import RunFolder
@@ -17,7 +18,7 @@ from dicenas.space import SpaceSpec
 __all__ = ["EvaluatorConfig", "make_evaluator"]
 
 #: What describes an evaluator.
-EvaluatorConfig: TypeAlias = TrainEvaluatorConfig | TabularConfig
+EvaluatorConfig: TypeAlias = TrainEvaluatorConfig | SupernetConfig | TabularConfig
 
 
 def make_evaluator(
@@ -47,6 +48,8 @@ def make_evaluator(
         return evaluator
     if data is None:
         raise ValueError(f"{type(config).__name__} needs data")
+    if isinstance(config, SupernetConfig):
+        return SupernetEvaluator(space, data, config, device)
     if config.inherit and run is None:
         raise ValueError("inherit: weights are inherited from the networks of a run, but no run folder is given")
     return TrainEvaluator(data, config, device, parents=run if config.inherit else None)
