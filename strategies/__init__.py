@@ -8,9 +8,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dicenas.strategies.costs import CostFunction, InfeasibleConstraintError, check_feasible, default_costs
+from dicenas.strategies.evolution import EvolutionSampler
+from dicenas.strategies.index import ProposalCounts
 from dicenas.strategies.objectives import parse_objectives
 from dicenas.strategies.samplers import SAMPLERS, make_sampler
-from dicenas.strategies.study import ArchitectureStudy, SpaceExhaustedError
+from dicenas.strategies.spaces import SpaceExhaustedError
+from dicenas.strategies.study import ArchitectureStudy
 from dicenas.strategies.trials import Outcome, Proposal
 
 if TYPE_CHECKING:
@@ -20,10 +23,12 @@ __all__ = [
     "SAMPLERS",
     "ArchitectureStudy",
     "CostFunction",
+    "EvolutionSampler",
     "InfeasibleConstraintError",
     "OptunaStrategy",
     "Outcome",
     "Proposal",
+    "ProposalCounts",
     "SpaceExhaustedError",
     "check_feasible",
     "default_costs",

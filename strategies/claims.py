@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
-__all__ = ["Claims"]
+from dicenas.strategies.index import HASH, TrialIndex
+
+__all__ = ["Claims", "StudyClaims"]
 
 
 class Claims(Protocol):
@@ -23,3 +26,27 @@ class Claims(Protocol):
 
     def release(self, architecture: str) -> None:
         """Give up a claim on an architecture that is not going to be evaluated."""
+
+
+class StudyClaims:
+    """Claims that the trials of a study carry themselves, in any storage of Optuna.
+
+    A trial says what it is to evaluate, and then looks whether another one says so too: of two that do so at the same
+    time both see it, or the later one does. Whoever sees it draws again.
+
+    Args:
+        index: Reads the trials of the study.
+        set_user_attr: Sets an attribute of a trial.
+    """
+
+    def __init__(self, index: TrialIndex, set_user_attr: Callable[[int, str, object], None]) -> None:
+        self._index = index
+        self._set_user_attr = set_user_attr
+
+    def claim(self, architecture: str, trial: int) -> int | None:
+        self._set_user_attr(trial, HASH, architecture)
+        self._index.refresh()
+        return min(self._index.holders(architecture) - {trial}, default=None)
+
+    def release(self, architecture: str) -> None:
+        """Do nothing: a trial that ends holds nothing, and one that goes on says what it holds now."""

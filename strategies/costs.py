@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 from typing import Literal, TypeAlias
 
 from dicenas.architecture import Architecture
@@ -57,6 +58,12 @@ def ordered(costs: Iterable[str]) -> list[str]:
     return sorted(costs, key=rank)
 
 
+# Benchmarks make thousands of studies over one space.
+@lru_cache(maxsize=64)
+def _minimum(space: SpaceSpec, metric: Literal["macs", "params"], image_size: int | None) -> int:
+    return space.minimum(metric, image_size)
+
+
 def check_feasible(space: SpaceSpec, constraints: Mapping[str, float], image_size: int | None = None) -> None:
     """Check that the space reaches each bound on ``macs`` and ``params``, exactly and without building a network.
 
@@ -69,12 +76,42 @@ def check_feasible(space: SpaceSpec, constraints: Mapping[str, float], image_siz
         InfeasibleConstraintError: A bound is below the smallest cost of the space; the message gives both.
     """
     for metric in CLOSED_FORMS:
-        if metric in constraints and (smallest := space.minimum(metric, image_size)) > constraints[metric]:
+        if metric in constraints and (smallest := _minimum(space, metric, image_size)) > constraints[metric]:
             size = "" if image_size is None else f" at {image_size} pixels"
             raise InfeasibleConstraintError(
                 f"constraint {metric} <= {constraints[metric]:,.10g} cannot be met: "
                 f"the smallest value in this space{size} is {smallest:,}"
             )
+
+
+def bounded_costs(
+    space: SpaceSpec,
+    objectives: Iterable[str],
+    constraints: Mapping[str, float],
+    costs: Mapping[str, CostFunction],
+    image_size: int | None,
+) -> tuple[dict[str, CostFunction], dict[str, float], dict[str, float]]:
+    """Return the costs that a search needs, its constraints, and those of them that follow from closed forms.
+
+    Args:
+        space: The space.
+        objectives: Names of the objectives.
+        constraints: Upper bounds by name of cost.
+        costs: Functions of an architecture, beside and before those of :func:`default_costs`.
+        image_size: Image size at which the default costs are counted.
+
+    Raises:
+        ValueError: A constraint or the objective ``latency_ms`` has no source.
+        InfeasibleConstraintError: The space cannot meet a bound on ``macs`` or ``params``.
+    """
+    known = {**default_costs(space, image_size), **costs}
+    bounds = check_constraints(constraints, known)
+    if "latency_ms" in objectives and "latency_ms" not in known:
+        raise ValueError("objective 'latency_ms' has no source: give costs={'latency_ms': function of an architecture}")
+    closed_forms = {name: bound for name, bound in bounds.items() if name in CLOSED_FORMS and name not in costs}
+    check_feasible(space, closed_forms, image_size)
+    wanted = {"macs", "params", *objectives, *bounds, *costs}
+    return {name: known[name] for name in known if name in wanted}, bounds, closed_forms
 
 
 def check_constraints(constraints: Mapping[str, float], costs: Iterable[str]) -> dict[str, float]:

@@ -23,7 +23,8 @@ from dicenas.strategies.costs import CostFunction
 from dicenas.strategies.mutables import Parameter, parameter
 from dicenas.strategies.objectives import parse_objectives
 from dicenas.strategies.samplers import check_sampler
-from dicenas.strategies.study import ArchitectureStudy, SpaceExhaustedError
+from dicenas.strategies.spaces import SpaceExhaustedError
+from dicenas.strategies.study import ArchitectureStudy
 from dicenas.strategies.trials import Outcome, Proposal
 
 __all__ = ["OptunaStrategy"]
@@ -54,7 +55,7 @@ class OptunaStrategy(Strategy):
     writes it to its log alone.
 
     Args:
-        sampler: ``"nsga2"``, ``"tpe"``, ``"gp"`` or ``"random"``.
+        sampler: One of :data:`~dicenas.strategies.SAMPLERS`.
         objectives: Names of the objectives, or directions by name.
         directions: Directions of the objectives; not needed for well-known metrics.
         constraints: Upper bounds by name of cost, checked before anything is trained.

@@ -1,14 +1,18 @@
-"""Optuna's samplers by name, set up for searches over networks."""
+"""Samplers by name, set up for searches over networks."""
 
 from __future__ import annotations
 
 import importlib.util
 import random
+import warnings
 from collections.abc import Callable
 
-from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
+import optuna
+from optuna.samplers import BaseSampler, GPSampler, NSGAIIISampler, NSGAIISampler, RandomSampler, TPESampler
 
+from dicenas.space import SpaceSpec
 from dicenas.spelling import did_you_mean
+from dicenas.strategies.evolution import EvolutionSampler
 
 __all__ = ["SAMPLERS", "check_sampler", "make_sampler"]
 
@@ -16,22 +20,42 @@ __all__ = ["SAMPLERS", "check_sampler", "make_sampler"]
 # blindly. Measured on a space of 17 choices, 8 to 12 gave the largest hypervolume from 50 to 300 trials.
 _POPULATION_SIZE = 10
 
+_Seed = int | None
 
-def _gp(seed: int | None) -> BaseSampler:
+
+def _gp(seed: _Seed, space: SpaceSpec | None) -> BaseSampler:
     if importlib.util.find_spec("scipy") is None:
         raise ImportError("sampler 'gp' needs scipy: install it (pip install scipy) or take sampler 'tpe'")
     return GPSampler(seed=seed)
 
 
-_SAMPLERS: dict[str, Callable[[int | None], BaseSampler]] = {
+def _nsga3(seed: _Seed, space: SpaceSpec | None) -> BaseSampler:
+    with warnings.catch_warnings():
+        # It has been experimental since Optuna 3.2.
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return NSGAIIISampler(seed=seed, population_size=_POPULATION_SIZE)
+
+
+_SAMPLERS: dict[str, Callable[[_Seed, SpaceSpec | None], BaseSampler]] = {
+    "evolution": lambda seed, space: EvolutionSampler(space, seed=seed),
     "gp": _gp,
-    "nsga2": lambda seed: NSGAIISampler(seed=seed, population_size=_POPULATION_SIZE),
-    "random": lambda seed: RandomSampler(seed=seed),
-    "tpe": lambda seed: TPESampler(seed=seed),
+    "nsga2": lambda seed, space: NSGAIISampler(seed=seed, population_size=_POPULATION_SIZE),
+    "nsga3": _nsga3,
+    "random": lambda seed, space: RandomSampler(seed=seed),
+    "tpe": lambda seed, space: TPESampler(seed=seed),
 }
 
 #: Names of the samplers. All of them take one or several objectives.
 SAMPLERS = tuple(_SAMPLERS)
+
+#: How often a sampler may draw for one trial before the space itself is asked; samplers that are not named draw ten
+#: times. What the Gaussian process takes half a second to propose it would propose again.
+_DRAWS = {"gp": 1, "random": 1, "tpe": 4}
+
+
+def draws(name: str) -> int:
+    """Return how often a sampler may draw for one trial."""
+    return _DRAWS.get(name, 10)
 
 
 def check_sampler(name: str) -> None:
@@ -44,25 +68,29 @@ def check_sampler(name: str) -> None:
         raise ValueError(f"unknown sampler {name!r}{did_you_mean(name, SAMPLERS)} (samplers: {', '.join(SAMPLERS)})")
 
 
-def make_sampler(name: str, seed: int | None = None, trials: int = 0) -> BaseSampler:
+def make_sampler(name: str, seed: int | None = None, space: SpaceSpec | None = None) -> BaseSampler:
     """Return a sampler.
 
     Args:
         name: One of :data:`SAMPLERS`.
-        seed: Seed of the study, ``None`` for a different search each time.
-        trials: Trials that the study holds already. A study that is taken up again must not repeat the random
-            numbers of its first session, so its sampler's seed is derived from both.
+        seed: Seed, ``None`` for a different search each time.
+        space: The space, for samplers that mutate architectures; without it they mutate parameters.
 
     Raises:
         ValueError: There is no such sampler.
         ImportError: The sampler needs a package that is not installed.
     """
     check_sampler(name)
-    return _SAMPLERS[name](session_seed(seed, trials))
+    return _SAMPLERS[name](seed, space)
 
 
-def session_seed(seed: int | None, trials: int) -> int | None:
-    """Return the seed of a session that finds this number of trials."""
-    if seed is None or trials == 0:
+def session_seed(seed: int | None, trials: int, worker: int) -> int | None:
+    """Return the seed of a session of a worker that finds this number of trials in the study.
+
+    A study that is taken up again must not repeat the random numbers of its first session, nor a worker those of
+    another.
+    """
+    if seed is None or (trials == 0 and worker == 0):
         return seed
-    return random.Random(f"{seed} after {trials} trials").getrandbits(32)
+    who = f", worker {worker}" if worker else ""
+    return random.Random(f"{seed} after {trials} trials{who}").getrandbits(32)

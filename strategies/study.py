@@ -1,16 +1,15 @@
-"""A study of architectures: Optuna proposes, cheap costs decide, only what is new and feasible is evaluated."""
+"""A study of architectures: a sampler proposes, cheap costs decide, only what is new and feasible is evaluated."""
 
 from __future__ import annotations
 
 import json
 import logging
-import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from random import Random
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.distributions import BaseDistribution
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
@@ -18,51 +17,50 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from dicenas.architecture import Architecture
 from dicenas.pareto import Direction, pareto_front
 from dicenas.space import SpaceSpec
-from dicenas.strategies.claims import Claims
-from dicenas.strategies.costs import (
-    CostFunction,
-    InfeasibleConstraintError,
-    check_constraints,
-    check_feasible,
-    default_costs,
-)
-from dicenas.strategies.feasible import CostBook, CostError
+from dicenas.strategies.claims import Claims, StudyClaims
+from dicenas.strategies.costs import CostFunction, InfeasibleConstraintError, bounded_costs
+from dicenas.strategies.feasible import CostBook
+from dicenas.strategies.index import HASH, PASSED_OVER, ProposalCounts, TrialIndex
 from dicenas.strategies.objectives import parse_objectives
-from dicenas.strategies.samplers import check_sampler, make_sampler
-from dicenas.strategies.trials import Outcome, Proposal, counts, describe, digest, from_dict, to_dict
+from dicenas.strategies.resampling import ResamplingSampler
+from dicenas.strategies.samplers import check_sampler, draws, make_sampler, session_seed
+from dicenas.strategies.spaces import (
+    ArchitectureSpace,
+    ParameterSpace,
+    PassedOverError,
+    SearchedSpace,
+    SpaceExhaustedError,
+)
+from dicenas.strategies.trials import Outcome, Proposal, describe, from_dict, judge, to_dict
 
-__all__ = ["ArchitectureStudy", "SpaceExhaustedError"]
+__all__ = ["ArchitectureStudy"]
 
 _logger = logging.getLogger(__name__)
-
-# So many proposals in a row may be infeasible or known already before the study looks for a new one itself: samplers
-# learn little from infeasible ones, and where they converged they may repeat known ones for ever. The Gaussian process
-# learns nothing from them and takes half a second to propose much the same again.
-_PATIENCE = 10
-_PATIENCE_WITH_GP = 2
-# A space that is not ours has no architectures to look for: there only the sampler proposes.
-_PATIENCE_IN_FOREIGN_SPACES = 200
-
-
-class SpaceExhaustedError(RuntimeError):
-    """No further architecture was found that is new and meets the constraints."""
 
 
 class ArchitectureStudy:
     """One Optuna study over a space of architectures.
 
     :meth:`ask` proposes an architecture that was not evaluated before and meets every constraint; :meth:`tell` and
-    :meth:`fail` end its trial. Costs are computed when an architecture is proposed, cheapest first and once for each.
-    An infeasible proposal is told to Optuna as pruned, one whose result is known already with that result; neither
-    counts as a trial.
+    :meth:`fail` end its trial::
 
-    Every label of the space is a parameter of every Optuna trial, active or not: the genetic and the Gaussian
-    process sampler work only on parameters that all trials share and draw any other at random.
+        study = ArchitectureStudy(space, "evolution", ("accuracy", "macs"), constraints={"macs": 60e6})
+        while study.remaining(100):
+            proposal = study.ask()
+            study.tell(proposal, {"accuracy": accuracy(proposal.architecture)})
+        study.best_trials
+
+    What the sampler proposes is costed before it becomes a trial, cheapest costs first and once for each
+    architecture; what is infeasible or known is drawn again, with a count in :attr:`counts`. Any number of processes
+    may work on one study in a storage.
+
+    Every label of the space is a parameter of every Optuna trial, active or not: genetic samplers and the Gaussian
+    process work only on parameters that all trials share and draw any other at random.
 
     Args:
         space: A :class:`~dicenas.space.SpaceSpec`, or Optuna's distributions by label for any other space; there
             costs and constraints cannot be used.
-        sampler: ``"nsga2"``, ``"tpe"``, ``"gp"`` or ``"random"``.
+        sampler: One of :data:`~dicenas.strategies.SAMPLERS`.
         objectives: Names of the objectives, or directions by name.
         directions: Directions of the objectives; not needed for well-known metrics.
         constraints: Upper bounds by name of cost.
@@ -73,9 +71,11 @@ class ArchitectureStudy:
         storage: Optuna storage or its URL; in memory by default.
         study_name: Name of the study in the storage, ``"dicenas"`` by default.
         seed: Seed; sessions that take a study up again draw other numbers than the first.
+        worker: Number of this process among those that work on the study: each draws numbers of its own.
         on_trial_end: Called with each proposal and its outcome before Optuna is told, so that results can be on disk
             before they count.
-        claims: Decides who evaluates an architecture, where several processes work on the study.
+        claims: Decides who evaluates an architecture, where several processes work on the study; by default what the
+            trials of the study say.
 
     Attributes:
         study: The Optuna study.
@@ -100,6 +100,7 @@ class ArchitectureStudy:
         storage: str | BaseStorage | None = None,
         study_name: str | None = None,
         seed: int | None = None,
+        worker: int = 0,
         on_trial_end: Callable[[Proposal, Outcome], None] | None = None,
         claims: Claims | None = None,
     ) -> None:
@@ -108,25 +109,22 @@ class ArchitectureStudy:
         self.objectives = parse_objectives(objectives, directions)
         self.constraints: dict[str, float] = {}
         self._on_trial_end = on_trial_end
-        self._claims = claims
+        self._given_claims = claims
+        self._rng = Random()
+        self._searched: SearchedSpace
         if isinstance(space, SpaceSpec):
-            self._book = self._make_book(space, constraints or {}, costs or {}, image_size)
-            self._distributions: dict[str, BaseDistribution] = {
-                choice.label: CategoricalDistribution(choice.values) for choice in space.choices
-            }
-            self._size: float = space.size
-            fingerprint = space.fingerprint
+            functions, self.constraints, closed_forms = bounded_costs(
+                space, self.objectives, constraints or {}, costs or {}, image_size
+            )
+            book = CostBook(functions, self.constraints)
+            self._searched = ArchitectureSpace(space, book, closed_forms, image_size, self._rng)
         elif constraints or costs:
             raise ValueError(
                 "costs and constraints need the architectures of a SpaceSpec; "
                 "in any other space the evaluation reports all metrics itself"
             )
         else:
-            self._distributions = dict(space)
-            self._size = math.prod(
-                len(d.choices) if isinstance(d, CategoricalDistribution) else math.inf for d in space.values()
-            )
-            fingerprint = digest({label: optuna.distributions.distribution_to_json(d) for label, d in space.items()})
+            self._searched = ParameterSpace(space, self._rng)
 
         self._storage = optuna.storages.get_storage(storage)
         self.study = optuna.create_study(
@@ -137,32 +135,14 @@ class ArchitectureStudy:
         )
         self._check_identity(
             {
-                "space": fingerprint,
+                "space": self._searched.fingerprint,
                 "objectives": self.objectives,
                 "constraints": self.constraints,
                 "image_size": image_size,
             }
         )
-        self._sampler, self._seed = sampler, seed
+        self._sampler_name, self._seed, self._worker = sampler, seed, worker
         self._start_session()
-
-    def _make_book(
-        self,
-        space: SpaceSpec,
-        constraints: Mapping[str, float],
-        costs: Mapping[str, CostFunction],
-        image_size: int | None,
-    ) -> CostBook:
-        known = {**default_costs(space, image_size), **costs}
-        self.constraints = check_constraints(constraints, known)
-        if "latency_ms" in self.objectives and "latency_ms" not in known:
-            raise ValueError(
-                "objective 'latency_ms' has no source: give costs={'latency_ms': function of an architecture}"
-            )
-        closed_forms = {name: bound for name, bound in self.constraints.items() if name not in costs}
-        check_feasible(space, closed_forms, image_size)
-        wanted = {"macs", "params", *self.objectives, *self.constraints, *costs}
-        return CostBook(space, {name: known[name] for name in known if name in wanted}, self.constraints)
 
     def _check_identity(self, identity: dict[str, Any]) -> None:
         identity = json.loads(json.dumps(identity))
@@ -179,23 +159,43 @@ class ArchitectureStudy:
     def _start_session(self) -> None:
         """Seed the sampler for the trials that are there, and read their costs."""
         trials = self.study.get_trials(deepcopy=False)
-        self.study.sampler = make_sampler(self._sampler, self._seed, len(trials))
-        self._rng = Random() if self._seed is None else Random(f"walk {self._seed} {len(trials)}")
-        for trial in trials:
-            if "costs" in trial.user_attrs:
-                self._book.known[trial.user_attrs["architecture_hash"]] = dict(trial.user_attrs["costs"])
+        seed = session_seed(self._seed, len(trials), self._worker)
+        self._rng.seed(None if seed is None else f"find {seed}")
+        self._index = TrialIndex(self.study)
+        self._claims = self._given_claims or StudyClaims(self._index, self._set_user_attr)
+        self._sampler = ResamplingSampler(
+            make_sampler(self._sampler_name, seed, self.space if isinstance(self.space, SpaceSpec) else None),
+            self._searched,
+            accept=self._accept,
+            evaluations=lambda: self._index.finished,
+            draws=draws(self._sampler_name),
+            near=self._sampler_name != "random",
+        )
+        self.study.sampler = self._sampler
+        if isinstance(self._searched, ArchitectureSpace):
+            for trial in trials:
+                if "costs" in trial.user_attrs:
+                    self._searched.know(trial.user_attrs[HASH], trial.user_attrs["costs"])
 
     # What the study knows
 
     @property
     def trials(self) -> list[FrozenTrial]:
         """The trials that count, complete and failed: one for each architecture that was evaluated."""
-        return [trial for trial in self._trials(TrialState.COMPLETE, TrialState.FAIL) if counts(trial)]
+        self._index.refresh()
+        return self._index.evaluations
 
     @property
     def finished(self) -> int:
         """Number of trials that count."""
-        return len(self.trials)
+        self._index.refresh()
+        return self._index.finished
+
+    @property
+    def counts(self) -> ProposalCounts:
+        """What became of the proposals of all sessions."""
+        self._index.refresh()
+        return self._index.counts
 
     def remaining(self, total: int) -> int:
         """Return how many trials are missing from a total."""
@@ -210,12 +210,34 @@ class ArchitectureStudy:
 
     def proposal(self, trial: FrozenTrial) -> Proposal:
         """Return what a trial of this study proposed."""
-        return self._proposal(trial.number, trial.params, trial.user_attrs.get("costs", {}))
-
-    def _trials(self, *states: TrialState) -> list[FrozenTrial]:
-        return self.study.get_trials(deepcopy=False, states=states)
+        return self._searched.propose(trial.number, trial.params, trial.user_attrs.get("costs", {}))
 
     # Proposing
+
+    def enqueue(self, architecture: Architecture) -> bool:
+        """Have an architecture evaluated before anything that the sampler proposes.
+
+        Args:
+            architecture: A point of the space, say a known network.
+
+        Returns:
+            Whether it is news: nothing changes for an architecture that was evaluated or is enqueued.
+
+        Raises:
+            ValueError: It is not a point of the space, or breaks a constraint; the message says in what.
+        """
+        if not isinstance(self._searched, ArchitectureSpace):
+            raise ValueError("only a study over a SpaceSpec takes architectures")
+        params = self._searched.params(architecture)
+        self._index.refresh()
+        if self._index.holders(architecture.hash):
+            return False
+        try:
+            self._searched.examine(self._searched.propose(-1, params))
+        except PassedOverError as reason:
+            raise ValueError(f"architecture {architecture.hash} cannot be enqueued: {reason}") from reason
+        self.study.enqueue_trial(params, user_attrs={HASH: architecture.hash})
+        return True
 
     def ask(self) -> Proposal:
         """Return an architecture to evaluate: new, and within the constraints.
@@ -224,110 +246,72 @@ class ArchitectureStudy:
             InfeasibleConstraintError: Nothing in the space was found to meet the constraints.
             SpaceExhaustedError: Nothing further was found.
         """
-        fruitless = 0
-        self.settle()
         while True:
-            if len(self._taken()) >= self._size:
-                raise SpaceExhaustedError(f"all {self._size:,} architectures of the space are evaluated")
-            proposal = self._examine(self.study.ask(self._distributions))
-            if proposal is not None:
+            self._index.refresh()
+            if self._index.held >= self._searched.size and not self._index.waiting:
+                raise SpaceExhaustedError(f"all {self._searched.size:,} architectures of the space are evaluated")
+            self._sampler.start()
+            try:
+                trial = self.study.ask(self._searched.distributions)
+                proposal = self._sampler.take(trial.number) or self._take_given(trial)
+                self._describe(trial, proposal)
+            except PassedOverError as reason:  # what was enqueued; what the sampler draws is drawn again before this
+                _logger.info("Trial %d was enqueued and is passed over: %s", self._sampler.trial, reason)
+                # By the claims in a study two that claim at the same time may both give way.
+                self._drop(str(reason), again=reason.kind == "duplicate" and self._given_claims is None)
+            except BaseException as error:
+                # A trial of nothing would be taken for one that is being evaluated.
+                self._drop(describe(error), again=True)
+                if isinstance(error, InfeasibleConstraintError) and self._index.held:
+                    raise SpaceExhaustedError("no further architecture was found that meets the constraints") from error
+                raise
+            else:
                 return proposal
-            fruitless += 1
-            if isinstance(self.space, SpaceSpec):
-                if fruitless % (_PATIENCE_WITH_GP if self._sampler == "gp" else _PATIENCE) == 0:
-                    self.study.enqueue_trial(self.space.sample(self._find()))
-            elif fruitless == _PATIENCE_IN_FOREIGN_SPACES:
-                raise SpaceExhaustedError(f"the last {fruitless} proposals were all evaluated before")
 
-    def _find(self) -> Architecture:
-        """Return a new feasible architecture, found without the sampler."""
-        taken = self._taken()
-        for architecture in self._book.feasible(self._rng):
-            if architecture.hash not in taken:
-                return architecture
-        if taken or not self.constraints:
-            new = "new and meets the constraints" if self.constraints else "new"
-            raise SpaceExhaustedError(f"no further architecture was found that is {new}")
-        raise InfeasibleConstraintError(
-            f"no architecture was found that meets all constraints: {self._book.smallest_seen()}"
-        )
+    def _take_given(self, trial: Trial) -> Proposal:
+        """Return the proposal of a trial that was enqueued."""
+        proposal = self._accept(self._searched.propose(trial.number, trial.params))
+        self._sampler.join(self.study, self.study.get_trials(deepcopy=False)[trial.number])
+        return proposal
 
-    def _taken(self) -> dict[str, FrozenTrial]:
-        """Trials by hash of what they evaluated or are evaluating."""
-        running = [
-            trial
-            for trial in self._trials(TrialState.RUNNING)
-            if "architecture_hash" in trial.user_attrs and "duplicate_of" not in trial.user_attrs
-        ]
-        return {trial.user_attrs["architecture_hash"]: trial for trial in [*running, *self.trials]}
+    def _accept(self, proposal: Proposal) -> Proposal:
+        """Return a proposal with its costs, claimed for its trial.
 
-    def _proposal(self, number: int, params: Mapping[str, Any], costs: Mapping[str, float]) -> Proposal:
-        if not isinstance(self.space, SpaceSpec):
-            return Proposal(number, dict(params), digest(params))
-        sample: dict[str, Any] = {}
-        for choice in self.space.choices:
-            if choice.active(sample):
-                sample[choice.label] = params[choice.label]
-        architecture = self.space.architecture(sample)
-        return Proposal(number, sample, architecture.hash, architecture, dict(costs))
+        Raises:
+            PassedOverError: It is not worth a trial.
+        """
+        if others := self._index.holders(proposal.hash) - {proposal.number}:
+            raise PassedOverError("duplicate", f"trial {min(others)} has it")
+        examined = self._searched.examine(proposal)
+        if (holder := self._claims.claim(proposal.hash, proposal.number)) is not None:
+            raise PassedOverError("duplicate", f"trial {holder} has it")
+        return examined
 
-    def _examine(self, trial: Trial) -> Proposal | None:
-        """Return the proposal of a trial, or tell the trial at once where there is nothing to evaluate."""
-        proposal = self._proposal(trial.number, trial.params, {})
-        known = self._taken().get(proposal.hash)
-        trial.set_user_attr("architecture_hash", proposal.hash)
-        if proposal.architecture is not None:
-            trial.set_user_attr("architecture", proposal.architecture.to_dict())
-        if known is None and self._claims is not None:
-            holder = self._claims.claim(proposal.hash, trial.number)
-            known = None if holder is None else self.study.get_trials(deepcopy=False)[holder]
-        if known is not None:
-            self._tell_duplicate(trial, known)
-            return None
-        if proposal.architecture is None:
-            return proposal
-        try:
-            costs, violated = self._book.costs(proposal.architecture)
-        except CostError as error:
-            self._release(proposal)
-            trial.set_user_attr("cost_error", str(error))
-            self.study.tell(trial, state=TrialState.FAIL)
-            return None
+    def _describe(self, trial: Trial, proposal: Proposal) -> None:
+        if self._given_claims is not None:
+            trial.set_user_attr(HASH, proposal.hash)
+        if proposal.costs:
+            trial.set_user_attr("costs", dict(proposal.costs))
         for name, bound in self.constraints.items():
-            if name in costs:
-                trial.set_constraint(name, costs[name] - bound)
-        trial.set_user_attr("costs", costs)
-        if violated is not None:
-            self._release(proposal)
-            trial.set_user_attr(
-                "infeasible", f"{violated} {costs[violated]:,.10g} > {self.constraints[violated]:,.10g}"
-            )
-            self.study.tell(trial, state=TrialState.PRUNED)
-            return None
-        return Proposal(trial.number, proposal.sample, proposal.hash, proposal.architecture, costs)
+            trial.set_constraint(name, proposal.costs[name] - bound)
+        if self._sampler.passed_over:
+            trial.set_user_attr(PASSED_OVER, dict(self._sampler.passed_over))
 
-    def _release(self, proposal: Proposal) -> None:
-        if self._claims is not None:
-            self._claims.release(proposal.hash)
+    def _drop(self, reason: str, again: bool) -> None:
+        """End the trial that was asked for in vain; with ``again`` what was enqueued stays so, if nobody has it."""
+        if (number := self._sampler.trial) is None:
+            return
+        trial = self.study.get_trials(deepcopy=False)[number]
+        self._end(number, {"passed_over_for": reason, PASSED_OVER: dict(self._sampler.passed_over)})
+        given = trial.system_attrs.get("fixed_params", {})
+        if again and self._is_whole(given):
+            self._index.refresh()
+            digest = self._searched.propose(number, given).hash
+            if not self._index.holders(digest):
+                self.study.enqueue_trial(given, user_attrs={HASH: digest})
 
-    def _tell_duplicate(self, trial: Trial, known: FrozenTrial) -> None:
-        for name, value in known.constraints.items():
-            trial.set_constraint(name, value)
-        trial.set_user_attr("duplicate_of", known.number)
-        self._settle(trial.number, known)
-
-    def settle(self) -> None:
-        """Tell the trials that drew what another one was evaluating, and whose result is there by now."""
-        trials = self.study.get_trials(deepcopy=False)
-        for trial in trials:
-            if trial.state == TrialState.RUNNING and "duplicate_of" in trial.user_attrs:
-                self._settle(trial.number, trials[trial.user_attrs["duplicate_of"]])
-
-    def _settle(self, number: int, known: FrozenTrial) -> None:
-        if known.state == TrialState.COMPLETE:
-            self._end(number, {"metrics": known.user_attrs["metrics"]}, known.values)
-        elif known.state.is_finished():
-            self._end(number, {})
+    def _is_whole(self, params: Mapping[str, Any]) -> bool:
+        return self._searched.distributions.keys() <= params.keys()
 
     # Results
 
@@ -337,7 +321,7 @@ class ArchitectureStudy:
         Costs stand in for objectives that were not reported. A trial that lacks an objective, or in which one is NaN
         or infinite, failed; other metrics that are not finite are left out.
         """
-        outcome = self._judge(proposal, metrics)
+        outcome = judge(proposal, metrics, self.objectives)
         self._finish(proposal, outcome)
         return outcome
 
@@ -346,22 +330,6 @@ class ArchitectureStudy:
         outcome = Outcome(proposal.costs, error if isinstance(error, str) else describe(error))
         self._finish(proposal, outcome)
         return outcome
-
-    def _judge(self, proposal: Proposal, metrics: Mapping[str, Any]) -> Outcome:
-        values: dict[str, float] = dict(proposal.costs)
-        errors = []
-        for name, value in metrics.items():
-            try:
-                values[name] = float(value)
-            except (TypeError, ValueError):
-                values[name] = math.nan
-                errors.append(f"metric {name} is no number: {value!r:.80}")
-        if missing := [name for name in self.objectives if name not in values]:
-            reported = ", ".join(metrics) or "nothing"
-            errors.append(f"the evaluation did not report {', '.join(missing)} (it reported {reported})")
-        errors += [f"{name} is {values[name]}" for name in self.objectives if not math.isfinite(values.get(name, 0))]
-        finite = {name: value for name, value in values.items() if math.isfinite(value)}
-        return Outcome(finite, "; ".join(errors) or None)
 
     def _finish(self, proposal: Proposal, outcome: Outcome) -> None:
         if self._on_trial_end is not None:
@@ -415,7 +383,9 @@ class ArchitectureStudy:
         if trials[number].state.is_finished():
             return False
         proposal = self.proposal(trials[number])
-        self._tell(proposal, self._judge(proposal, metrics) if error is None else Outcome(dict(metrics), error))
+        self._tell(
+            proposal, judge(proposal, metrics, self.objectives) if error is None else Outcome(dict(metrics), error)
+        )
         return True
 
     def recover(self, numbers: Collection[int] | None = None) -> list[int]:
@@ -430,12 +400,16 @@ class ArchitectureStudy:
         Returns:
             Numbers of the trials that were ended.
         """
-        running = [t for t in self._trials(TrialState.RUNNING) if numbers is None or t.number in numbers]
+        states = (TrialState.RUNNING,)
+        running = self.study.get_trials(deepcopy=False, states=states)
+        if numbers is not None:
+            running = [trial for trial in running if trial.number in numbers]
         for trial in running:
-            # In this order, a kill in between proposes an architecture twice rather than never.
             params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
-            if params and "duplicate_of" not in trial.user_attrs:
-                self.study.enqueue_trial(params)
+            # One that was killed while its parameters were drawn had proposed nothing yet.
+            if self._is_whole(params):
+                # In this order, a kill in between proposes an architecture twice rather than never.
+                self.study.enqueue_trial(params, user_attrs={HASH: self._searched.propose(trial.number, params).hash})
             self._end(trial.number, {"interrupted": True})
         return [trial.number for trial in running]
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -53,17 +54,30 @@ class Outcome:
         return "complete" if self.error is None else "failed"
 
 
-def counts(trial: FrozenTrial) -> bool:
-    attrs = trial.user_attrs
-    return "duplicate_of" not in attrs and (trial.state == TrialState.COMPLETE or "error" in attrs)
-
-
 def digest(data: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(dict(data), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def describe(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
+
+
+def judge(proposal: Proposal, metrics: Mapping[str, Any], objectives: Iterable[str]) -> Outcome:
+    """Return how a trial ended, from what its evaluation reported; costs stand in for what it did not."""
+    values: dict[str, float] = dict(proposal.costs)
+    errors = []
+    for name, value in metrics.items():
+        try:
+            values[name] = float(value)
+        except (TypeError, ValueError):
+            values[name] = math.nan
+            errors.append(f"metric {name} is no number: {value!r:.80}")
+    if missing := [name for name in objectives if name not in values]:
+        reported = ", ".join(metrics) or "nothing"
+        errors.append(f"the evaluation did not report {', '.join(missing)} (it reported {reported})")
+    errors += [f"{name} is {values[name]}" for name in objectives if not math.isfinite(values.get(name, 0))]
+    finite = {name: value for name, value in values.items() if math.isfinite(value)}
+    return Outcome(finite, "; ".join(errors) or None)
 
 
 def to_dict(trial: FrozenTrial) -> dict[str, Any]:
