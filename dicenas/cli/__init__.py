@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from dicenas import __version__
 from dicenas.cli import (
+    convert,
     export,
     kernels,
     latency,
@@ -29,7 +30,22 @@ from dicenas.cli import (
 
 __all__ = ["main"]
 
-_COMMANDS = (search, worker, status, report, train, export, profile, latency, ops, spaces, segment, paper, kernels)
+_COMMANDS = (
+    search,
+    worker,
+    status,
+    report,
+    train,
+    export,
+    profile,
+    latency,
+    ops,
+    spaces,
+    convert,
+    segment,
+    paper,
+    kernels,
+)
 
 _EXAMPLES = """\
 examples:
