@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import dicenas
 from dicenas.convert import ConversionError, find_separable_convolutions
-from dicenas.ops import DiCE, SeparableConv
+from dicenas.ops import DiCE, SeparableConv, list_ops
 
 # The builder of a network, its image size, its depth-wise convolutions, and how many of them are separable.
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], int, int, int]] = {
@@ -221,6 +221,38 @@ def test_bad_image_sizes(size: object) -> None:
         dicenas.convert(Net(separable()), size)  # type: ignore[arg-type]
 
 
+def test_images_that_the_network_does_not_take() -> None:
+    with pytest.raises(ConversionError, match=r"does not run on an image \(1, 5, 16, 16\): .*channels"):
+        dicenas.convert(Net(separable()), 16, in_channels=5)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_every_registered_op_takes_the_place_or_says_why_not(stride: int) -> None:
+    for op in list_ops():
+        net = Net(separable(stride))
+        report = dicenas.convert(net, 15, op=op)
+        assert net(torch.randn(2, 3, 15, 15)).shape == (2, 12, 15 if stride == 1 else 8, 15 if stride == 1 else 8)
+        if report.replaced:
+            assert report.after != report.before or op == "separable"
+        else:
+            assert f"op '{op}' cannot map 8 to 12 channels at stride {stride}" in report.left["body.0"]
+
+
+@pytest.mark.parametrize("op", ["separable_se", "mbconv", "conv_k3"])
+def test_other_ops_in_a_published_network(op: str) -> None:
+    model = torchvision.models.mobilenet_v2(width_mult=0.35)
+    report = dicenas.convert(model, 64, op=op)
+    assert len(report.replaced) == 17
+    assert {site.stride for site in report.replaced} == {1, 2}
+    model(torch.randn(2, 3, 64, 64)).sum().backward()
+
+
+def test_the_report_names_a_few_of_those_with_one_reason() -> None:
+    layers = [module for _ in range(6) for module in (separable(), nn.Conv2d(12, 8, 1))]
+    text = str(dicenas.convert(Net(nn.Sequential(*layers)), 16, where="body.0.0"))
+    assert "  left body.2.0, body.4.0, body.6.0, body.8.0 and 1 more: not chosen" in text.splitlines()
+
+
 def test_unknown_op() -> None:
     with pytest.raises(ValueError, match="did you mean 'dice'"):
         dicenas.convert(Net(separable()), 16, op="dicee")
@@ -228,6 +260,6 @@ def test_unknown_op() -> None:
 
 def test_the_report_reads_well() -> None:
     text = str(dicenas.convert(Net(nn.Sequential(separable(), nn.Conv2d(12, 12, 3, padding=1, groups=12))), 16))
-    assert text.splitlines()[0] == "replaced 1 separable convolutions by dice, left 1"
+    assert text.splitlines()[0] == "replaced 1 separable convolution by dice, left 1"
     assert "body.0.0 … body.0.1: 8 to 12 channels, 16×16, stride 1" in text
     assert "FLOPs (MACs)" in text

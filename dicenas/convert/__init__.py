@@ -15,9 +15,11 @@ from dicenas.ops import Cost, build_op, list_ops, parse_candidate
 
 __all__ = ["ConversionError", "ConversionReport", "SeparableSite", "convert", "find_separable_convolutions"]
 
+_SHOWN = 4  # names that a report gives for one reason
+
 
 class ConversionError(RuntimeError):
-    """A network does not run any more with the new ops in it; it was put back as it was."""
+    """A network does not run: on such images, or with the new ops in it; then it was put back as it was."""
 
 
 #: Which sites to replace: a function, or one or several patterns of names such as ``"features.1[0-9].*"``.
@@ -44,18 +46,32 @@ class ConversionReport:
     before: Cost
     after: Cost
 
-    def __str__(self) -> str:
-        lines = [f"replaced {len(self.replaced)} separable convolutions by {self.op}, left {len(self.left)}"]
+    def summary(self) -> str:
+        """Return what was replaced, and what was left and why, a line each."""
+        number = len(self.replaced)
+        plural = "" if number == 1 else "s"
+        lines = [f"replaced {number} separable convolution{plural} by {self.op}, left {len(self.left)}"]
         for site in self.replaced:
             height, width = site.size
             lines.append(
                 f"  {site.name} … {site.pointwise}: {site.in_channels} to {site.out_channels} channels, "
                 f"{height}×{width}, stride {site.stride}"
             )
-        lines += [f"  left {name}: {reason}" for name, reason in self.left.items()]
-        lines.append(f"FLOPs (MACs) {self.before.macs:,} -> {self.after.macs:,}")
-        lines.append(f"params {self.before.params:,} -> {self.after.params:,}")
+        for reason in dict.fromkeys(self.left.values()):
+            names = [name for name, given in self.left.items() if given == reason]
+            lines.append(f"  left {_listed(names)}: {reason}")
         return "\n".join(lines)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.summary()}\nFLOPs (MACs) {self.before.macs:,} -> {self.after.macs:,}\n"
+            f"params {self.before.params:,} -> {self.after.params:,}"
+        )
+
+
+def _listed(names: Sequence[str]) -> str:
+    rest = len(names) - _SHOWN
+    return ", ".join(names[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def convert(
@@ -84,7 +100,7 @@ def convert(
 
     Raises:
         ValueError: The op does not exist, the image size is no size, or ``where`` matches nothing that is there.
-        ConversionError: The network does not run with the new ops; it is left as it was.
+        ConversionError: The network does not run on such images, or not with the new ops; it is left as it was.
 
     Example:
         >>> model = torchvision.models.mobilenet_v2()
@@ -96,7 +112,10 @@ def convert(
         info, kernel_size = parse_candidate(op)
         name = info.name
     image = make_image(model, in_channels, image_size)
-    trace = trace_modules(model, image)
+    try:
+        trace = trace_modules(model, image)
+    except Exception as error:
+        raise ConversionError(f"the network does not run on an image {tuple(image.shape)}: {error}") from error
     sites, left = find_sites(model, trace)
     chosen = _choose(sites, left, where)
 
