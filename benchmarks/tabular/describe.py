@@ -12,11 +12,11 @@ from typing import Any
 from scipy.stats import kendalltau
 
 from dicenas import Architecture
+from dicenas.evaluation.tabular import Training, TrainingTable, read_latencies
 from dicenas.files import atomic_write_text
 from dicenas.pareto import pareto_front
 
-from . import latency
-from .table import SPACE, Table, Training, architectures, group, order, unit_ops
+from .table import SPACE, architectures, group, order, unit_ops
 
 __all__ = ["figures", "run"]
 
@@ -27,7 +27,7 @@ def run(table: Path, latencies: Path, json_path: Path | None = None) -> int:
     Returns:
         0, the exit status; 1 where no architecture has all its seeds yet.
     """
-    found = figures(Table(table).trainings(), latency.read(latencies) if latencies.exists() else {})
+    found = figures(TrainingTable(table).trainings, read_latencies(latencies) if latencies.exists() else {})
     print(_text(found))
     if json_path is not None:
         atomic_write_text(json_path, json.dumps(found, indent=1) + "\n")

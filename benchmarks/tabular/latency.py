@@ -20,18 +20,17 @@ from torch import nn
 
 from dicenas import Architecture, build, fuse_for_inference
 from dicenas.cost import device_name
+from dicenas.evaluation.tabular import SCHEMA_VERSION
 from dicenas.files import atomic_write_text
 from dicenas.nets import architecture_cost
 from dicenas.ops import kernels
 
 from .table import SPACE, architectures
 
-__all__ = ["RUNTIMES", "SCHEMA_VERSION", "SIZES", "deployed", "measure", "read", "run"]
+__all__ = ["RUNTIMES", "SIZES", "deployed", "measure", "run"]
 
 logger = logging.getLogger(__name__)
 
-#: Version of the file's form.
-SCHEMA_VERSION = 2
 #: Ways to run a network, as :data:`dicenas.cost.RUNTIMES` has them.
 RUNTIMES = ("eager", "kernels", "fused")
 #: Sizes of images: those that a network was trained on, and those of its deployment, see :func:`deployed`.
@@ -126,18 +125,6 @@ def measure(chosen: Sequence[Architecture], runtime: str, rounds: int) -> list[l
                 net(x)
                 times[number].append((time.perf_counter_ns() - start) / 1e6)
     return times
-
-
-def read(path: Path) -> dict[str, dict[str, float]]:
-    """Return the latencies in milliseconds by architecture, then by runtime and size, such as ``"kernels_deployed"``.
-
-    Raises:
-        ValueError: The file is no such file.
-    """
-    content = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(content, dict) or content.get("schema_version") != SCHEMA_VERSION:
-        raise ValueError(f"{path}: not latencies of schema version {SCHEMA_VERSION}")
-    return {row["architecture"]: row["latency_ms"] for row in content["rows"]}
 
 
 def _prepared(architecture: Architecture, runtime: str) -> nn.Module:

@@ -20,17 +20,16 @@ from random import Random
 from typing import Any
 
 from dicenas import Architecture
+from dicenas.evaluation.tabular import SCHEMA_VERSION, Training, TrainingTable
 from dicenas.space import SpaceSpec
 
 __all__ = [
     "RECIPE",
-    "SCHEMA_VERSION",
     "SEEDS",
     "SPACE",
     "Claims",
     "Recipe",
     "Table",
-    "Training",
     "architectures",
     "group",
     "header",
@@ -38,8 +37,6 @@ __all__ = [
     "unit_ops",
 ]
 
-#: Version of the file's form; raised when a field is added, renamed or changes its meaning.
-SCHEMA_VERSION = 2
 #: Seeds of the trainings of each architecture.
 SEEDS = (0, 1)
 
@@ -101,20 +98,15 @@ def group(architecture: Architecture) -> tuple[float, int]:
     return architecture.width, architecture.image_size[0]
 
 
-@lru_cache(maxsize=1)
-def _by_hash() -> dict[str, Architecture]:
-    return {architecture.hash: architecture for architecture in architectures()}
-
-
 def order() -> list[tuple[Architecture, int]]:
     """Return every training, architecture and seed, in the order in which they are done.
 
-    The architectures are shuffled, by a fixed seed, and each one's seeds follow one another: a part of the table is a
-    random sample of the architectures, with the noise between seeds in it.
+    The architectures are shuffled, by a fixed seed, and every one is trained with the first seed before the second's
+    turn comes: half of the table is a table of one seed.
     """
     shuffled = list(architectures())
     Random(0).shuffle(shuffled)
-    return [(architecture, seed) for architecture in shuffled for seed in SEEDS]
+    return [(architecture, seed) for seed in SEEDS for architecture in shuffled]
 
 
 def header(recipe: Recipe, data_digest: str) -> dict[str, Any]:
@@ -131,142 +123,67 @@ def header(recipe: Recipe, data_digest: str) -> dict[str, Any]:
     }
 
 
-@dataclass(frozen=True)
-class Training:
-    """One finished training, a line of the file.
-
-    Attributes:
-        architecture: Hash of the architecture.
-        sample: Value of each choice of :data:`SPACE`.
-        seed: Seed of the initial weights, the order of the images and their augmentation.
-        val_accuracy: Accuracy on the validation images after each epoch, 0 to 1.
-        val_loss: Mean cross-entropy on the validation images after each epoch.
-        train_loss: Mean loss of the steps of each epoch.
-        test_accuracy: Accuracy on the test images at the end, 0 to 1.
-        macs: Multiply-adds of one image at the native size.
-        params: Parameters.
-        cpu_seconds: Processor time of training and evaluations.
-        wall_seconds: Time that passed; machines were shared.
-        finished: When, in UTC.
-        origin: Version of the code, torch and processor.
-    """
-
-    architecture: str
-    sample: Mapping[str, str | float]
-    seed: int
-    val_accuracy: tuple[float, ...]
-    val_loss: tuple[float, ...]
-    train_loss: tuple[float, ...]
-    test_accuracy: float
-    macs: int
-    params: int
-    cpu_seconds: float
-    wall_seconds: float
-    finished: str
-    origin: str
-
-    @property
-    def key(self) -> tuple[str, int]:
-        """What no two lines of a file share: architecture and seed."""
-        return self.architecture, self.seed
-
-    def check(self, epochs: int) -> None:
-        """Raise ``ValueError`` unless the values are such as a training gives."""
-        architecture = _by_hash().get(self.architecture)
-        if architecture is None or SPACE.sample(architecture) != self.sample:
-            raise ValueError(f"architecture {self.architecture}, {dict(self.sample)}, is none of the benchmark's")
-        if self.seed not in SEEDS:
-            raise ValueError(f"seed {self.seed} is none of {SEEDS}")
-        curves = (self.val_accuracy, self.val_loss, self.train_loss)
-        if any(len(curve) != epochs for curve in curves):
-            raise ValueError(f"{[len(curve) for curve in curves]} values in the curves, expected {epochs} epochs")
-        if not all(0 <= accuracy <= 1 for accuracy in (*self.val_accuracy, self.test_accuracy)):
-            raise ValueError("an accuracy is outside 0 to 1")
-
-
-@dataclass
 class Table:
-    """A file of finished trainings.
+    """A file of finished trainings that is being written.
 
     Args:
         path: The file; made by the first :meth:`append` where it is not there.
-        header: What the file's first line has to say, see :func:`header`; ``None`` takes what it says.
+        header: What the file's first line has to say, see :func:`header`.
 
     Raises:
         ValueError: The file is of another recipe, space or dataset, or a line in it is damaged.
     """
 
-    path: Path
-    header: dict[str, Any] | None = None
-
-    def __post_init__(self) -> None:
-        if self.path.exists() or self.header is None:
-            found = self._whole_lines()
-            self._read(found)
-            if self.header is None:
-                if not found:
-                    raise ValueError(f"{self.path}: empty; the first line should say what was trained")
-                self.header = json.loads(found[0])
+    def __init__(self, path: Path, header: Mapping[str, Any]) -> None:
+        self.path = path
+        self.header = header
+        self.trainings()
 
     def trainings(self) -> dict[tuple[str, int], Training]:
         """Return all finished trainings by architecture and seed; a torn last line is passed over."""
-        return self._read(self._whole_lines()) if self.path.exists() else {}
+        table = self._read()
+        return {} if table is None else table.trainings
 
     def append(self, training: Training) -> bool:
         """Add a finished training and wait until it is on the disk; a torn last line is cut off before.
 
         Returns:
             Whether it was added; False where the file has it already.
+
+        Raises:
+            ValueError: The training is none of this table's, or its values are none of a training.
         """
-        assert self.header is not None
-        training.check(self.header["recipe"]["epochs"])
         with self.path.open("a+b") as file, _locked(file.fileno()):
-            if training.key in self._read(self._whole_lines()):
-                return False
             file.seek(0)
             content = file.read()
             whole = content.rfind(b"\n") + 1
             if whole < len(content):
                 file.truncate(whole)
-            lines = [training.__dict__] if whole else [self.header, training.__dict__]
-            file.write("".join(json.dumps(line) + "\n" for line in lines).encode())
+            if not whole:
+                file.write(json.dumps(self.header).encode() + b"\n")
+                file.flush()
+            table = self._read()
+            assert table is not None
+            table.check(training)
+            if training.key in table.trainings:
+                return False
+            file.write(json.dumps(training.__dict__).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
         return True
 
-    def _whole_lines(self) -> list[str]:
-        return self.path.read_bytes().decode().split("\n")[:-1]
-
-    def _read(self, lines: list[str]) -> dict[tuple[str, int], Training]:
-        trainings: dict[tuple[str, int], Training] = {}
-        for number, line in enumerate(lines, 1):
-            try:
-                values = json.loads(line)
-                if number == 1:
-                    if self.header is None:
-                        self.header = values
-                    self._check_header(values)
-                    continue
-                curves = {name: tuple(values[name]) for name in ("val_accuracy", "val_loss", "train_loss")}
-                training = Training(**{**values, **curves})
-                training.check(self.header["recipe"]["epochs"] if self.header else 0)
-                if training.key in trainings:
-                    raise ValueError(f"architecture {training.architecture} with seed {training.seed} is there twice")
-            except (ValueError, TypeError, KeyError) as error:
-                raise ValueError(f"{self.path}, line {number}: {error}") from error
-            trainings[training.key] = training
-        return trainings
-
-    def _check_header(self, found: Any) -> None:
-        if not isinstance(found, dict) or found.get("schema_version") != SCHEMA_VERSION:
-            raise ValueError(f"not the first line of a table of schema version {SCHEMA_VERSION}")
-        assert self.header is not None
+    def _read(self) -> TrainingTable | None:
+        """Return what the file holds, None where it has no whole line yet."""
+        if not self.path.exists() or b"\n" not in self.path.read_bytes():
+            return None
+        table = TrainingTable(self.path)
         for name, expected in self.header.items():
-            if found.get(name) != expected:
+            if table.header.get(name) != expected:
                 raise ValueError(
-                    f"the file is of another {name}: it has {found.get(name)!r}, this generator {expected!r}; "
-                    "give another file"
+                    f"{self.path}: the file is of another {name}: it has {table.header.get(name)!r}, this generator "
+                    f"{expected!r}; give another file"
                 )
+        return table
 
 
 class Claims:

@@ -14,10 +14,11 @@ import dicenas
 from dicenas import Architecture, build
 from dicenas.cost import device_name
 from dicenas.evaluation import Data, TrainConfig, TrainingDiverged, evaluate, train_and_evaluate
+from dicenas.evaluation.tabular import Training
 from dicenas.nets import architecture_cost
 
 from .images import default_folder, load_parts
-from .table import RECIPE, SPACE, Claims, Recipe, Table, Training, header, order
+from .table import RECIPE, SPACE, Claims, Recipe, Table, header, order
 
 __all__ = ["run", "train"]
 

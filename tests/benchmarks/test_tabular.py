@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import signal
 import subprocess
@@ -14,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.tabular import describe, latency, table, training
-from benchmarks.tabular.table import SEEDS, SPACE, Recipe, Table, Training, architectures, header, order
+from benchmarks.tabular.table import SEEDS, SPACE, Recipe, Table, architectures, header, order
+from dicenas.evaluation.tabular import Training, TrainingTable, read_latencies
 from dicenas.nets import architecture_cost
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -54,11 +54,11 @@ def test_space_has_every_op_in_every_stage() -> None:
     assert len({architecture_cost(architecture).macs for architecture in found}) > len(found) // 2
 
 
-def test_order_holds_every_training_once_and_the_seeds_of_an_architecture_together() -> None:
+def test_order_holds_every_training_once_and_one_seed_after_the_other() -> None:
     keys = [(architecture.hash, seed) for architecture, seed in order()]
     assert len(set(keys)) == len(keys) == len(SEEDS) * len(architectures())
-    assert all(keys[i][0] == keys[i + 1][0] for i in range(0, len(keys), 2))
-    assert [a for a, _ in order()][::2] != list(architectures())
+    assert [seed for _, seed in keys] == sorted(seed for _, seed in keys)
+    assert [a for a, _ in order()[: len(architectures())]] != list(architectures())
 
 
 def test_file_gives_what_was_appended(tmp_path: Path) -> None:
@@ -66,9 +66,9 @@ def test_file_gives_what_was_appended(tmp_path: Path) -> None:
     written = Table(path, HEAD)
     assert written.trainings() == {}
     assert all(written.append(fake(number)) for number in range(3))
-    again = Table(path)
+    again = TrainingTable(path)
     assert again.header == HEAD
-    assert list(again.trainings().values()) == [fake(number) for number in range(3)]
+    assert list(again.trainings.values()) == [fake(number) for number in range(3)]
 
 
 def test_no_training_stands_in_the_file_twice(tmp_path: Path) -> None:
@@ -97,22 +97,13 @@ def test_torn_last_line_is_dropped_and_overwritten(tmp_path: Path, whole_lines: 
     assert Table(path, HEAD).trainings() == {fake(n).key: fake(n) for n in range(3)}
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"seed": 7}, "seed 7"),
-        ({"val_accuracy": [0.1]}, "expected 2 epochs"),
-        ({"test_accuracy": 12.5}, "outside 0 to 1"),
-        ({"architecture": "0" * 16}, "none of the benchmark's"),
-        ({"surprise": 1}, "surprise"),
-    ],
-)
-def test_damaged_line_is_named(tmp_path: Path, change: dict[str, object], message: str) -> None:
-    path = tmp_path / "table.jsonl"
-    line = {**dataclasses.asdict(fake(0)), **change}
-    path.write_text(f"{json.dumps(HEAD)}\n{json.dumps(line)}\n")
-    with pytest.raises(ValueError, match=rf"table\.jsonl, line 2: .*{message}"):
-        Table(path)
+def test_training_that_would_damage_the_file_is_refused(tmp_path: Path) -> None:
+    table = Table(tmp_path / "table.jsonl", HEAD)
+    table.append(fake(0))
+    before = table.path.read_bytes()
+    with pytest.raises(ValueError, match="a loss is not finite"):
+        table.append(dataclasses.replace(fake(1), val_loss=(0.1, float("nan"))))
+    assert table.path.read_bytes() == before
 
 
 def test_file_of_another_recipe_or_dataset_is_refused(tmp_path: Path) -> None:
@@ -128,25 +119,25 @@ def test_file_of_another_recipe_or_dataset_is_refused(tmp_path: Path) -> None:
 def test_killed_and_parallel_generators_repeat_nothing(reference: Path, tmp_path: Path) -> None:
     path = tmp_path / "table.jsonl"
     command = [sys.executable, "-c", PROGRAM, str(reference / "data"), str(path)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "DICENAS_KERNELS": "off"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
 
     def start(limit: int) -> subprocess.Popen[bytes]:
         return subprocess.Popen([*command, str(limit)], cwd=tmp_path, env=environment)
 
     both = [start(99), start(3)]
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while not path.exists() or len(path.read_bytes().splitlines()) < 4:
         assert time.monotonic() < deadline, "no training was finished"
         time.sleep(0.02)
     both[0].send_signal(signal.SIGKILL)
     assert both[0].wait() == -signal.SIGKILL
-    assert both[1].wait(120) == 0
+    assert both[1].wait(600) == 0
     with path.open("ab") as file:
         file.write(b'{"architecture": "torn')
-    finished = Table(path).trainings()
-    recipe = Recipe(**Table(path).header["recipe"])
+    finished = TrainingTable(path).trainings
+    recipe = Recipe(**TrainingTable(path).header["recipe"])
     training.run(path, reference / "data", limit=2, recipe=recipe)
-    after = Table(path).trainings()
+    after = TrainingTable(path).trainings
     assert len(after) == len(finished) + 2
     assert {key: after[key] for key in finished} == finished
     # Nothing was left out between: the killed one's claim ended with it.
@@ -160,7 +151,7 @@ def test_training_is_reproduced_to_the_bit(reference: Path, tmp_path: Path) -> N
     for name in ("first", "second"):
         path = tmp_path / f"{name}.jsonl"
         training.run(path, reference / "data", limit=1, recipe=TINY)
-        (result,) = Table(path).trainings().values()
+        (result,) = TrainingTable(path).trainings.values()
         results.append((result.key, result.val_loss, result.train_loss, result.test_accuracy))
     assert results[0] == results[1]
 
@@ -172,7 +163,8 @@ def test_stop_file_ends_before_the_next_training(reference: Path, tmp_path: Path
 
 
 def test_figures_of_a_part_of_the_table() -> None:
-    trainings = {fake(number).key: fake(number) for number in range(101)}
+    first = range(len(architectures()))
+    trainings = {fake(number).key: fake(number) for number in [*first[:51], *(len(first) + i for i in first[:50])]}
     found = describe.figures(trainings, {})
     assert (found["trainings"], found["architectures"]) == (101, 50)
     for front in found["pareto"].values():
@@ -187,13 +179,10 @@ def test_figures_of_a_part_of_the_table() -> None:
 def test_latencies_are_written_for_every_runtime_and_size(tmp_path: Path) -> None:
     path = tmp_path / "latency.json"
     latency.run(path, sizes=["native", "deployed"], runtimes=["eager", "fused"], rounds=2, limit=2)
-    found = latency.read(path)
+    found = read_latencies(path)
     assert list(found) == [architecture.hash for architecture in architectures()[:2]]
     for times in found.values():
         assert set(times) == {"eager_native", "fused_native", "eager_deployed", "fused_deployed"}
         assert all(value > 0 for value in times.values())
     with pytest.raises(ValueError, match="unknown runtime 'fast'"):
         latency.measure(architectures()[:1], "fast", 1)
-    path.write_text("{}")
-    with pytest.raises(ValueError, match=r"latency\.json: not latencies"):
-        latency.read(path)
