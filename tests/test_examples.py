@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import re
 import runpy
+import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -15,11 +17,14 @@ from safetensors.torch import save_file
 
 import dicenas
 import dicenas.ops.registry
+from dicenas.cli import main
 from dicenas.export import model_source
+from dicenas.ops.installed import GROUP
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "examples"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+GUIDE = (ROOT / "docs" / "integrations.md").read_text(encoding="utf-8")
 
 #: What each prints, as a pattern.
 PRINTS = {
@@ -54,16 +59,42 @@ def test_each_example_is_tested() -> None:
     assert {path.stem for path in EXAMPLES.glob("*.py")} == PRINTS.keys()
 
 
-@pytest.mark.parametrize("name", PRINTS.keys() - {"take_the_op"})
+@pytest.fixture
+def own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copy of the registry of ops: what a test registers goes with it."""
+    monkeypatch.setattr(dicenas.ops.registry, "_REGISTRY", dict(dicenas.ops.registry._REGISTRY))
+
+
+@pytest.mark.usefixtures("own_registry")
+@pytest.mark.parametrize("name", sorted(PRINTS.keys() - {"take_the_op"}))
 def test_example(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(dicenas.ops.registry, "_REGISTRY", dict(dicenas.ops.registry._REGISTRY))
     monkeypatch.chdir(tmp_path)
     runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
     printed = capsys.readouterr().out
     assert re.search(PRINTS[name], printed), printed
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("own_registry")
+def test_the_guide(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    for kind, block in re.findall(r"^```(\w+)\n(.*?)^```$", GUIDE, re.M | re.S):
+        if kind == "python":
+            exec(compile(block, "docs/integrations.md", "exec"), names)  # noqa: S102
+        elif kind == "console":
+            program, *arguments = shlex.split(block.removeprefix("$ "))
+            assert program == "dicenas"
+            assert main(arguments) == 0
+        else:
+            assert list(tomllib.loads(block)["project"]["entry-points"]) == [GROUP]
+    printed = capsys.readouterr().out
+    for text in ("[32, 64, 128]", "my_network", "by dice, left 0", "'dice_k3', 'dice_k5'", "by pooled_k5, left 16"):
+        assert text in printed
+    for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", GUIDE):
+        assert (ROOT / "docs" / link).exists(), link
 
 
 def run_alone(source: str, folder: Path, *also: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from safetensors.torch import load_file, save_file
 from timm.data import resolve_data_config
 from timm.models import group_parameters, save_for_hf
 from timm.optim import create_optimizer_v2
@@ -294,8 +296,6 @@ def test_an_exported_network_is_a_model(exported: Path, tmp_path: Path) -> None:
     assert timm.list_models("my_net*", pretrained=True) == [name]
     model = timm.create_model(name, pretrained=True).eval()
     network = dicenas.build(dicenas.Architecture.load(exported / "architecture.json")).eval()
-    from safetensors.torch import load_file
-
     network.load_state_dict(load_file(exported / "model.safetensors"))
     x = images(2, 3, 32, 32)
     with torch.no_grad():
@@ -330,6 +330,10 @@ def test_what_cannot_be_registered(exported: Path, tmp_path: Path) -> None:
         ours.register_exported(exported, "my network")
     with pytest.raises(FileNotFoundError, match=r"architecture\.json"):
         ours.register_exported(tmp_path)
+    shutil.copy(exported / "architecture.json", tmp_path)
+    save_file({"weight": torch.zeros(1)}, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=r"does not hold the weights of its architecture \(head\.classifier\.bias"):
+        ours.register_exported(tmp_path, "folded")
 
 
 def test_what_cannot_be_created() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from timm.layers._fx import register_notrace_module
 from timm.models import build_model_with_cfg, generate_default_cfgs, get_pretrained_cfg, is_model, register_model
 from torch import Tensor, nn
@@ -40,7 +41,8 @@ def register_exported(folder: str | Path, name: str | None = None) -> str:
 
     Raises:
         OSError: The folder holds no ``architecture.json``.
-        ValueError: The name is none, or another library's model has it; or the architecture does not fit together.
+        ValueError: The name is none, or another model has it; the architecture does not fit together, or the weights
+            are not those of its layers, as where normalisations were folded into convolutions.
 
     Example:
         >>> register_exported("my_network")
@@ -54,6 +56,8 @@ def register_exported(folder: str | Path, name: str | None = None) -> str:
     if is_model(name) and name not in _EXPORTED:
         raise ValueError(f"timm has a model {name!r} already; give another name")
     weights = folder / "model.safetensors"
+    if weights.is_file():
+        _check_weights(weights, architecture)
     told = _constants(folder / "model.py")
     config = {
         "file": str(weights) if weights.is_file() else None,
@@ -64,6 +68,19 @@ def register_exported(folder: str | Path, name: str | None = None) -> str:
     _EXPORTED.add(name)
     _register(name, architecture, config)
     return name
+
+
+def _check_weights(path: Path, architecture: Architecture) -> None:
+    with torch.device("meta"):
+        expected = build(architecture).state_dict().keys()
+    with safe_open(path, "pt") as file:
+        found = set(file.keys())
+    if found != expected:
+        different = sorted(found ^ expected)[0]
+        raise ValueError(
+            f"{path} does not hold the weights of its architecture ({different} is not in both); a network whose "
+            "normalisations were folded is to be exported once more without that"
+        )
 
 
 def _constants(path: Path) -> dict[str, Any]:

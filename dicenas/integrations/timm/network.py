@@ -50,7 +50,7 @@ class ClassifierHead(nn.Module):
             raise ValueError(
                 f"global_pool {pool_type!r} is not known to timm; expected avg, max, avgmax or ''"
             ) from error
-        if pool.feat_mult() != 1:
+        if pool.feat_mult() != 1:  # type: ignore[no-untyped-call]
             raise ValueError(
                 f"global_pool {pool_type!r} changes the number of channels; expected avg, max, avgmax or ''"
             )
