@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 from dicenas.strategies.costs import CostFunction, InfeasibleConstraintError, check_feasible, default_costs
 from dicenas.strategies.evolution import EvolutionSampler
 from dicenas.strategies.index import ProposalCounts
+from dicenas.strategies.named import named_architecture
 from dicenas.strategies.objectives import parse_objectives
+from dicenas.strategies.rungs import SuccessiveHalving
 from dicenas.strategies.samplers import SAMPLERS, make_sampler
 from dicenas.strategies.spaces import SpaceExhaustedError
 from dicenas.strategies.study import ArchitectureStudy
@@ -30,9 +32,11 @@ __all__ = [
     "Proposal",
     "ProposalCounts",
     "SpaceExhaustedError",
+    "SuccessiveHalving",
     "check_feasible",
     "default_costs",
     "make_sampler",
+    "named_architecture",
     "parse_objectives",
 ]
 

@@ -251,6 +251,7 @@ class ArchitectureStudy:
             if self._index.held >= self._searched.size and not self._index.waiting:
                 raise SpaceExhaustedError(f"all {self._searched.size:,} architectures of the space are evaluated")
             self._sampler.start()
+            self._claimed: str | None = None
             try:
                 trial = self.study.ask(self._searched.distributions)
                 proposal = self._sampler.take(trial.number) or self._take_given(trial)
@@ -285,6 +286,7 @@ class ArchitectureStudy:
         examined = self._searched.examine(proposal)
         if (holder := self._claims.claim(proposal.hash, proposal.number)) is not None:
             raise PassedOverError("duplicate", f"trial {holder} has it")
+        self._claimed = proposal.hash
         return examined
 
     def _describe(self, trial: Trial, proposal: Proposal) -> None:
@@ -301,6 +303,8 @@ class ArchitectureStudy:
         """End the trial that was asked for in vain; with ``again`` what was enqueued stays so, if nobody has it."""
         if (number := self._sampler.trial) is None:
             return
+        if self._claimed is not None:
+            self._claims.release(self._claimed)
         trial = self.study.get_trials(deepcopy=False)[number]
         self._end(number, {"passed_over_for": reason, PASSED_OVER: dict(self._sampler.passed_over)})
         given = trial.system_attrs.get("fixed_params", {})

@@ -39,6 +39,7 @@ _STUDY: dict[str, Reader] = {
     "sampler": values.one_of(*SAMPLERS),
     "trials": values.integer(1),
     "seed": values.integer(0),
+    "first": values.networks,
 }
 _DATA: dict[str, Reader] = {
     "dataset": values.one_of(*DATASETS),

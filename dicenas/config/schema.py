@@ -83,11 +83,21 @@ class StudyConfig:
         sampler: One of :data:`SAMPLERS`.
         trials: Trials of the whole study: a run that has them all adds none.
         seed: Seed of sampling and training.
+        first: Networks that are evaluated before anything is proposed: names of published ones, or architecture files;
+            points of the space once they have its image size, classes and stem.
     """
 
     sampler: str = "nsga2"
     trials: int = 24
     seed: int = 0
+    first: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the section as plain data, without what is only told where it is wanted."""
+        section = {**dataclasses.asdict(self), "first": list(self.first)}
+        if not self.first:
+            del section["first"]
+        return section
 
 
 @dataclass(frozen=True)
@@ -165,7 +175,7 @@ class SearchConfig:
             "objectives": dict(self.objectives),
             "constraints": dict(self.constraints),
             "latency": self.latency.to_dict(),
-            "search": dataclasses.asdict(self.search),
+            "search": self.search.to_dict(),
             "export": plain(dataclasses.asdict(self.export)),
         }
 

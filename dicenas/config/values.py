@@ -9,6 +9,7 @@ from itertools import pairwise
 from typing import Any, TypeAlias, cast
 
 from dicenas.export import FORMATS
+from dicenas.nets import list_nets
 from dicenas.spelling import did_you_mean
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "formats",
     "integer",
     "name",
+    "networks",
     "number",
     "one_of",
     "optional",
@@ -132,4 +134,14 @@ def formats(value: Any) -> tuple[str, ...]:
         raise ValueError(f"a list of formats, some of {', '.join(FORMATS)}")
     for name in value:
         one_of(*FORMATS)(name)
+    return tuple(value)
+
+
+def networks(value: Any) -> tuple[str, ...]:
+    """Read a list of names of published networks and architecture files."""
+    if not isinstance(value, list | tuple) or not all(isinstance(name, str) for name in value):
+        raise ValueError("a list of names of networks, such as dicenet_100, and architecture files, which end in .json")
+    for name in value:
+        if not name.endswith(".json") and name not in list_nets():
+            raise ValueError(f"names of networks, or files that end in .json{did_you_mean(name, list_nets())}")
     return tuple(value)
