@@ -23,6 +23,7 @@ from dicenas.report import write_report
 from dicenas.run_session import claim_folder
 from dicenas.runs import RunFolder, TrialRecord
 from dicenas.space import SpaceSpec
+from dicenas.strategies import SuccessiveHalving
 from dicenas.workers import Limits, Rungs, Session, Task, Workers, open_storage, read_manifest, spawned
 
 if TYPE_CHECKING:
@@ -167,7 +168,6 @@ def _spec(space: SpaceSpec | BackboneSpace | str) -> SpaceSpec:
 def _rungs(rungs: Sequence[int], reduction_factor: int) -> Callable[[Mapping[str, Direction]], Rungs] | None:
     if not rungs:
         return None
-    from dicenas.strategies import SuccessiveHalving
 
     def make(objectives: Mapping[str, Direction]) -> Rungs:
         return SuccessiveHalving(tuple(rungs), reduction_factor, objectives)

@@ -307,6 +307,12 @@ class Board:
             values = {"study": self._study, "trial": trial, "step": step, "metrics": json.dumps(dict(metrics))}
             connection.execute(_REPORTS.insert().values(values))
 
+    def forget(self, trial: int) -> None:
+        """Drop what a trial reported that was interrupted, and is going to be evaluated again."""
+        with self._engine.begin() as connection:
+            theirs = (_REPORTS.c.study == self._study) & (_REPORTS.c.trial == trial)
+            connection.execute(_REPORTS.delete().where(theirs))
+
     def reports(self, after: int = 0) -> list[tuple[int, int, int, dict[str, float]]]:
         """Return what was reported after a row, as ``(row, trial, step, metrics)`` in the order of the rows."""
         chosen = (_REPORTS.c.study == self._study) & (_REPORTS.c.id > after)

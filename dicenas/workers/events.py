@@ -20,11 +20,11 @@ class EventLog:
 
     Args:
         path: The file, made where it is missing.
-        worker: Place of this process among the workers, from 0.
+        worker: Place of this process among the workers, from 0; ``None`` for one that watches them.
         watch: Takes each event too.
     """
 
-    def __init__(self, path: Path, worker: int = 0, watch: Callable[[Event], None] | None = None) -> None:
+    def __init__(self, path: Path, worker: int | None = 0, watch: Callable[[Event], None] | None = None) -> None:
         self._path = path
         self._worker = worker
         self._watch = watch

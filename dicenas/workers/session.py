@@ -32,7 +32,7 @@ from dicenas.workers.limits import Limits
 from dicenas.workers.manifest import check_manifest
 from dicenas.workers.progress import Progress
 from dicenas.workers.shared import SharedStudy
-from dicenas.workers.storage import open_proxy, open_storage, open_study_db
+from dicenas.workers.storage import board_engine, open_proxy, open_storage, open_study_db
 from dicenas.workers.supervisor import Child, Supervisor, forked, telling
 from dicenas.workers.worker import Rungs, Worker
 
@@ -189,6 +189,7 @@ class Session:
                     shared.board.disconnect()
                     return forked(lambda parent: self.work(settings, trials, index, descriptor, parent))
 
+                shared.events = EventLog(run.events_path, worker=None, watch=progress.show)
                 supervisor = Supervisor(shared, workers.start or start, workers.count, workers.limits, progress.show)
                 supervisor.run()
                 reason = supervisor.stop_reason
@@ -281,7 +282,7 @@ class Session:
         run, workers = self.run_folder, self._workers
         database = open_study_db(run) if workers.storage is None else open_storage(workers.storage)
         storage: BaseStorage = database if workers.proxy is None else open_proxy(workers.proxy)
-        board = Board(database.engine, run.path.name, trials)
+        board = Board(board_engine(database), run.path.name, trials)
         if events is not None:
             before = board.register()
             index = before if index is None else index

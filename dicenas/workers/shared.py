@@ -151,6 +151,7 @@ class SharedStudy:
         # In this order, an architecture that is proposed again can be claimed again.
         self.board.release(claim.architecture, died=died is not None)
         self.study.recover([claim.trial])
+        self.board.forget(claim.trial)
         self.events.write("trial_interrupted", trial=claim.trial, reason=died)
 
     def resolve_own(self) -> None:

@@ -17,7 +17,7 @@ from dicenas.runs import RunFolder
 from dicenas.strategies.index import is_evaluation
 from dicenas.workers.board import Board, WorkerRow
 from dicenas.workers.manifest import read_manifest
-from dicenas.workers.storage import hide_password, open_storage
+from dicenas.workers.storage import board_engine, hide_password, open_storage
 
 __all__ = ["Status", "read_statuses"]
 
@@ -104,7 +104,7 @@ def _status(storage: RDBStorage, url: str, name: str) -> Status:
     trials = optuna.load_study(study_name=name, storage=storage).get_trials(deepcopy=False)
     ended = [trial for trial in trials if trial.state.is_finished() and is_evaluation(trial)]
     complete = [trial for trial in ended if trial.state == TrialState.COMPLETE]
-    board = Board(storage.engine, name)
+    board = Board(board_engine(storage), name)
     workers = tuple((worker, not board.is_gone(worker)) for worker in board.workers() if not worker.ended)
     objectives: dict[str, Direction] = dict(settings["objectives"])
     return Status(

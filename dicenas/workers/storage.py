@@ -6,8 +6,9 @@ import logging
 import random
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import sqlalchemy as sa
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, GrpcStorageProxy, RDBStorage
 from sqlalchemy.engine import make_url
@@ -15,7 +16,16 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, Operati
 
 from dicenas.runs import RunFolder
 
-__all__ = ["STORAGE_ERRORS", "StorageLostError", "hide_password", "open_storage", "open_study_db", "retrying"]
+__all__ = [
+    "STORAGE_ERRORS",
+    "StorageLostError",
+    "board_engine",
+    "hide_password",
+    "open_proxy",
+    "open_storage",
+    "open_study_db",
+    "retrying",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +86,7 @@ def open_storage(url: str, *, patience_s: float = _PATIENCE_S) -> RDBStorage:
         # A connection that the server closed meanwhile is noticed when it is taken from the pool.
         engine = {"connect_args": {"connect_timeout": _CONNECT_TIMEOUT_S}, "pool_pre_ping": True}
     try:
-        return retrying(lambda: RDBStorage(url, engine_kwargs=dict(engine)), f"storage {shown}", patience_s=patience_s)
+        storage = retrying(lambda: _open(url, engine), f"storage {shown}", patience_s=patience_s)
     except (ImportError, NoSuchModuleError) as error:
         raise ValueError(
             f"storage {shown}: its driver is not installed ({error}); pip install 'dicenas[distributed]' brings that "
@@ -84,6 +94,34 @@ def open_storage(url: str, *, patience_s: float = _PATIENCE_S) -> RDBStorage:
         ) from error
     except RuntimeError as error:  # Optuna's word for tables of another version
         raise ValueError(f"storage {shown}: {' '.join(str(error).split())}") from error
+    return storage
+
+
+def _open(url: str, engine: dict[str, Any]) -> RDBStorage:
+    storage = RDBStorage(url, engine_kwargs=dict(engine))
+    if storage.engine.dialect.name == "sqlite":
+        with storage.engine.connect() as connection:
+            connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+        # Optuna commits some twenty times a trial, and none of that need be on the disk before the claim is: a process
+        # that is killed loses nothing, and what a machine that loses power does comes before the claim in the log.
+        _set_synchronous(storage.engine, "NORMAL")
+        storage.engine.dispose()
+    return storage
+
+
+def board_engine(storage: RDBStorage) -> sa.Engine:
+    """Return connections of our own to the database of a storage; what is committed there is on the disk."""
+    engine = sa.create_engine(storage.url, **storage.engine_kwargs)
+    if engine.dialect.name == "sqlite":
+        _set_synchronous(engine, "FULL")
+    return engine
+
+
+def _set_synchronous(engine: sa.Engine, level: str) -> None:
+    def on_connect(connection: Any, record: object) -> None:
+        connection.execute(f"PRAGMA synchronous={level}")
+
+    sa.event.listen(engine, "connect", on_connect)
 
 
 def open_proxy(address: str) -> BaseStorage:
@@ -115,7 +153,7 @@ def open_study_db(run: RunFolder) -> RDBStorage:
             )
         # A process that is killed while it makes the tables would leave some of them, and Optuna would not notice.
         new = run.storage_path.with_name(".study.db.new")
-        for path in (new, new.with_name(f"{new.name}-journal")):
+        for path in (new, *(new.with_name(f"{new.name}{end}") for end in ("-journal", "-wal", "-shm"))):
             path.unlink(missing_ok=True)
         storage = RDBStorage(f"sqlite:///{new.resolve()}")
         storage.remove_session()

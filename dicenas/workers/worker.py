@@ -33,8 +33,11 @@ class Rungs(Protocol):
     def rungs(self) -> tuple[int, ...]:
         """Steps at which it is decided."""
 
+    def record(self, trial: int, step: int, metrics: Mapping[str, float]) -> None:
+        """Take up what another trial reported."""
+
     def goes_on(self, trial: int, step: int, metrics: Mapping[str, float]) -> bool:
-        """Return whether a trial that reported these metrics goes on."""
+        """Record what a trial reports, and return whether it goes on."""
 
 
 class Worker:
@@ -177,7 +180,7 @@ class Worker:
             for row, trial, at, reported in board.reports(self._seen):
                 self._seen = row
                 if trial != number:
-                    rungs.goes_on(trial, at, reported)
+                    rungs.record(trial, at, reported)
 
         what = "the database of the study"
         retrying(others, what)
