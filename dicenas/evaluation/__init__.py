@@ -5,6 +5,8 @@ from dicenas.evaluation.datasets import check_data, load_data
 from dicenas.evaluation.evaluators import Evaluate, Evaluator, Report, StopEvaluation
 from dicenas.evaluation.images import FileImages, Images, MemoryImages
 from dicenas.evaluation.make import EvaluatorConfig, make_evaluator
+from dicenas.evaluation.proxies import PROXIES, proxy_scores
+from dicenas.evaluation.proxy_evaluator import FilteredEvaluator, ProxyConfig, ProxyEvaluator
 from dicenas.evaluation.recalibrate import recalibrate
 from dicenas.evaluation.supernet import Supernet, SupernetConfig, SupernetEvaluator, train_supernet
 from dicenas.evaluation.tabular import TabularConfig, TabularEvaluator, TrainingTable
@@ -13,14 +15,18 @@ from dicenas.evaluation.training import TrainConfig, TrainingDiverged, evaluate,
 
 __all__ = [
     "DATASETS",
+    "PROXIES",
     "Data",
     "DataConfig",
     "Evaluate",
     "Evaluator",
     "EvaluatorConfig",
     "FileImages",
+    "FilteredEvaluator",
     "Images",
     "MemoryImages",
+    "ProxyConfig",
+    "ProxyEvaluator",
     "Report",
     "StopEvaluation",
     "Supernet",
@@ -37,6 +43,7 @@ __all__ = [
     "evaluate",
     "load_data",
     "make_evaluator",
+    "proxy_scores",
     "recalibrate",
     "train_and_evaluate",
     "train_supernet",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, TypeAlias
 
@@ -43,6 +43,11 @@ class Evaluator(ABC):
     def costs(self) -> Mapping[str, Callable[[Architecture], float]]:
         """What is known of an architecture before it is evaluated, by name of the cost."""
         return {}
+
+    @property
+    def suggestions(self) -> Sequence[Architecture]:
+        """Architectures that are worth evaluating first, known once the evaluator is prepared."""
+        return ()
 
     def prepare(self, folder: Path) -> None:  # noqa: B027, most evaluators have nothing to prepare
         """Do what is done once, before the first trial of a run; called again, go on where it stopped.

@@ -9,6 +9,7 @@ import torch
 
 from dicenas.evaluation.data import Data
 from dicenas.evaluation.evaluators import Evaluator
+from dicenas.evaluation.proxy_evaluator import FilteredEvaluator, ProxyConfig, ProxyEvaluator
 from dicenas.evaluation.supernet import SupernetConfig, SupernetEvaluator
 from dicenas.evaluation.tabular import TabularConfig, TabularEvaluator
 from dicenas.evaluation.train_evaluator import TrainEvaluator, TrainEvaluatorConfig
@@ -18,7 +19,7 @@ from dicenas.space import SpaceSpec
 __all__ = ["EvaluatorConfig", "make_evaluator"]
 
 #: What describes an evaluator.
-EvaluatorConfig: TypeAlias = TrainEvaluatorConfig | SupernetConfig | TabularConfig
+EvaluatorConfig: TypeAlias = TrainEvaluatorConfig | SupernetConfig | ProxyConfig | TabularConfig
 
 
 def make_evaluator(
@@ -28,6 +29,8 @@ def make_evaluator(
     device: str | torch.device = "cpu",
     *,
     run: RunFolder | None = None,
+    proxy: ProxyConfig | None = None,
+    first: int = 0,
 ) -> Evaluator:
     """Return the evaluator that a configuration describes.
 
@@ -37,6 +40,8 @@ def make_evaluator(
         data: Images to train and validate on; a table needs none.
         device: Where networks are evaluated.
         run: Folder of the run, where finished networks are found whose weights others inherit.
+        proxy: Proxies that score architectures before they are evaluated; none by default.
+        first: Number of architectures that the evaluator is to suggest, by these proxies.
 
     Raises:
         ValueError: The configuration needs something that is not given, or a table is of another space.
@@ -48,8 +53,15 @@ def make_evaluator(
         return evaluator
     if data is None:
         raise ValueError(f"{type(config).__name__} needs data")
+    if isinstance(config, ProxyConfig):
+        return ProxyEvaluator(space, data, config, device)
+    evaluator: Evaluator
     if isinstance(config, SupernetConfig):
-        return SupernetEvaluator(space, data, config, device)
-    if config.inherit and run is None:
-        raise ValueError("inherit: weights are inherited from the networks of a run, but no run folder is given")
-    return TrainEvaluator(data, config, device, parents=run if config.inherit else None)
+        evaluator = SupernetEvaluator(space, data, config, device)
+    else:
+        if config.inherit and run is None:
+            raise ValueError("inherit: weights are inherited from the networks of a run, but no run folder is given")
+        evaluator = TrainEvaluator(data, config, device, parents=run if config.inherit else None)
+    return (
+        evaluator if proxy is None else FilteredEvaluator(evaluator, ProxyEvaluator(space, data, proxy, device), first)
+    )
