@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from xml.etree import ElementTree
 
 from dicenas.architecture import Architecture
 from dicenas.nets import BlockSpec, get_backbone, list_backbones
@@ -11,7 +12,7 @@ from dicenas.report.markup import Element, element
 from dicenas.report.metrics import get_metric
 from dicenas.report.palette import NEUTRAL, NameParts, op_colors, split_candidate, split_name
 
-__all__ = ["draw_architecture", "draw_ops", "frame"]
+__all__ = ["architecture_svg", "draw_architecture", "draw_ops", "frame"]
 
 _BLOCK_WIDTH, _BLOCK_HEIGHT, _GAP, _STAGE_GAP = 66, 82, 5, 22
 _TOP, _BAR_TOP, _BAR_HEIGHT = 36, 8, 30
@@ -74,6 +75,14 @@ def draw_architecture(architecture: Architecture, colors: Mapping[str, str] | No
         fill="currentColor",
         font_family="inherit",
     )
+
+
+def architecture_svg(architecture: Architecture) -> str:
+    """Return the text of an SVG file with the drawing of a network, dark on white."""
+    drawing = draw_architecture(architecture)
+    drawing.set("xmlns", "http://www.w3.org/2000/svg")
+    drawing.set("style", "color: #1f2328; background: #ffffff; font-family: sans-serif")
+    return ElementTree.tostring(drawing, encoding="unicode") + "\n"
 
 
 def draw_ops(architecture: Architecture, colors: Mapping[str, str]) -> Element:
