@@ -74,7 +74,7 @@ class EvolutionSampler(BaseSampler):
         complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         population = [t for t in complete[-self._population_size :] if search_space.keys() <= t.params.keys()]
         if not search_space or len(population) < self._population_size:
-            return {}
+            return {name: draw(distribution, self._rng) for name, distribution in search_space.items()}
         parent = self._winner(population, study.directions)
         if self._space is not None:
             return self._mutate_architecture(self._space, parent.params)

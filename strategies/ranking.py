@@ -47,9 +47,9 @@ def crowding_distances(losses: ArrayLike, ranks: NDArray[np.int64]) -> Floats:
         for values in points[members].T:
             order = np.argsort(values, kind="stable")
             ordered = values[order]
-            width = ordered[-1] - ordered[0]
-            if width == 0:  # all are the same: nobody stands alone
+            if ordered[0] == ordered[-1]:  # all are the same: nobody stands alone
                 continue
+            width = ordered[-1] - ordered[0]
             gaps = np.full(len(members), np.inf)
             if np.isfinite(width):
                 gaps[1:-1] = (ordered[2:] - ordered[:-2]) / width

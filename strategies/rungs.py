@@ -83,7 +83,7 @@ class SuccessiveHalving:
         Args:
             trial: Number of the trial.
             step: The step; a trial always goes on at one that is no rung.
-            metrics: Metrics by name; where an objective is NaN or infinitely bad the trial does not go on.
+            metrics: Metrics by name; where an objective is NaN or infinite the trial does not go on.
 
         Raises:
             ValueError: An objective is missing at a rung.
@@ -109,5 +109,5 @@ class SuccessiveHalving:
             -float(metrics[name]) if direction == "maximize" else float(metrics[name])
             for name, direction in self.objectives.items()
         ]
-        # One value that is NaN is worst in every objective: the trial dominates nobody by the others.
-        return (math.inf,) * len(signed) if any(map(math.isnan, signed)) else tuple(signed)
+        # One value that is no number is worst in every objective: the trial dominates nobody by the others.
+        return tuple(signed) if all(map(math.isfinite, signed)) else (math.inf,) * len(signed)
