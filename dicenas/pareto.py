@@ -16,6 +16,7 @@ DIRECTIONS: dict[str, Direction] = {
     "macs": "minimize",
     "params": "minimize",
     "peak_memory_mb": "minimize",
+    "proxy_score": "maximize",
 }
 
 

@@ -10,10 +10,26 @@ from typing import Any
 from dicenas.config import values
 from dicenas.config.section import as_section, read_value, read_values
 from dicenas.config.values import Reader
-from dicenas.evaluation import EvaluatorConfig, SupernetConfig, TabularConfig, TabularEvaluator, TrainEvaluatorConfig
+from dicenas.evaluation import (
+    EvaluatorConfig,
+    ProxyConfig,
+    SupernetConfig,
+    TabularConfig,
+    TabularEvaluator,
+    TrainEvaluatorConfig,
+)
 from dicenas.evaluation.supernet import SAMPLINGS
 
-__all__ = ["EVALUATORS", "TrialLimits", "evaluator_kind", "evaluator_section", "read_evaluator"]
+__all__ = [
+    "EVALUATORS",
+    "PROXY_KEYS",
+    "TrialLimits",
+    "evaluator_kind",
+    "evaluator_section",
+    "proxy_section",
+    "read_evaluator",
+    "read_proxy",
+]
 
 
 @dataclass(frozen=True)
@@ -56,6 +72,13 @@ _TRAINING: dict[str, Reader] = {
     "augment": values.flag,
 }
 
+#: Keys of the ``proxy:`` section, and of the ``evaluator:`` section where proxies alone evaluate.
+PROXY_KEYS: dict[str, Reader] = {
+    "proxies": values.proxies,
+    "sample": values.integer(2),
+    "batch": values.integer(2),
+}
+
 _KINDS: dict[str, _Kind] = {
     "train": _Kind(TrainEvaluatorConfig, {**_TRAINING, "inherit": values.flag}, {**_RUNGS, **_TIME_LIMIT}),
     "supernet": _Kind(
@@ -68,6 +91,7 @@ _KINDS: dict[str, _Kind] = {
         },
         _TIME_LIMIT,
     ),
+    "proxy": _Kind(ProxyConfig, PROXY_KEYS, _TIME_LIMIT),
     "tabular": _Kind(
         TabularConfig,
         {
@@ -122,7 +146,7 @@ def _check_together(config: EvaluatorConfig, limits: TrialLimits, problems: list
             problems.append(f"evaluator: {error}")
             return
     else:
-        epochs = config.epochs
+        epochs = getattr(config, "epochs", 0)
     if limits.rungs and limits.rungs[-1] >= epochs:
         problems.append(
             f"evaluator.rungs = {list(limits.rungs)}: expected epochs before the last one, {epochs}: "
@@ -133,6 +157,17 @@ def _check_together(config: EvaluatorConfig, limits: TrialLimits, problems: list
 def evaluator_kind(config: EvaluatorConfig) -> str:
     """Return the kind of evaluator that a configuration describes, one of :data:`EVALUATORS`."""
     return next(name for name, kind in _KINDS.items() if type(config) is kind.config)
+
+
+def read_proxy(given: Any, seed: int, problems: list[str]) -> ProxyConfig:
+    """Read the ``proxy:`` section; what is wrong in it keeps its default and is reported."""
+    section = as_section("proxy", given, PROXY_KEYS, problems)
+    return read_values(ProxyConfig, "proxy", section, PROXY_KEYS, problems, seed=seed)
+
+
+def proxy_section(config: ProxyConfig) -> dict[str, Any]:
+    """Return the ``proxy:`` section as plain data."""
+    return {"proxies": list(config.proxies), "sample": config.sample, "batch": config.batch}
 
 
 def evaluator_section(config: EvaluatorConfig, limits: TrialLimits) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import yaml
 
 from dicenas.config import values
-from dicenas.config.evaluator import read_evaluator
+from dicenas.config.evaluator import evaluator_kind, read_evaluator, read_proxy
 from dicenas.config.schema import (
     BUILD_TABLE,
     CONSTRAINTS,
@@ -25,7 +25,7 @@ from dicenas.config.section import as_section, check_keys, read_value, read_valu
 from dicenas.config.values import Reader
 from dicenas.config.yaml_text import read_yaml
 from dicenas.cost import DTYPES, RUNTIMES, resolve_device
-from dicenas.evaluation import DATASETS, DataConfig, TabularConfig, check_data
+from dicenas.evaluation import DATASETS, DataConfig, EvaluatorConfig, ProxyConfig, TabularConfig, check_data
 from dicenas.nets import list_backbones
 from dicenas.ops import expand_candidates
 from dicenas.pareto import DIRECTIONS, Direction, default_direction
@@ -40,6 +40,7 @@ _STUDY: dict[str, Reader] = {
     "trials": values.integer(1),
     "seed": values.integer(0),
     "first": values.networks,
+    "first_from_proxy": values.integer(0),
 }
 _DATA: dict[str, Reader] = {
     "dataset": values.one_of(*DATASETS),
@@ -60,7 +61,7 @@ _LATENCY: dict[str, Reader] = {
     "allow_mismatch": values.flag,
 }
 _EXPORT: dict[str, Reader] = {"trial": values.trial, "formats": values.formats}
-_KEYS = ("name", "space", "data", "evaluator", "objectives", "constraints", "latency", "search", "export")
+_KEYS = ("name", "space", "data", "evaluator", "proxy", "objectives", "constraints", "latency", "search", "export")
 
 
 class ConfigError(ValueError):
@@ -132,14 +133,16 @@ def parse_config(given: Any, source: str = "configuration") -> SearchConfig:
         if len(problems) == before:
             problems += [f"data: {problem}" for problem in check_data(data)]
         space = _space(given.get("space"), data.image_size, problems)
+    constraints = _constraints(given.get("constraints"), problems)
     config = SearchConfig(
         name=name,
         space=space,
         data=data,
         evaluator=evaluator,
         limits=limits,
-        objectives=_objectives(given.get("objectives"), problems),
-        constraints=_constraints(given.get("constraints"), problems),
+        proxy=_proxy(given.get("proxy"), evaluator, "proxy_rank" in constraints, search, problems),
+        objectives=_objectives(given.get("objectives"), evaluator, problems),
+        constraints=constraints,
         latency=latency,
         search=search,
         export=section(ExportConfig, "export", _EXPORT),
@@ -223,8 +226,42 @@ def _space_mistakes(given: Mapping[str, Any], image_size: int) -> Iterator[str]:
         yield f"space: {problem}"
 
 
-def _objectives(given: Any, problems: list[str]) -> dict[str, Direction]:
-    defaults: dict[str, Direction] = {"accuracy": "maximize", "latency_ms": "minimize"}
+def _proxy(
+    given: Any, evaluator: EvaluatorConfig, filters: bool, search: StudyConfig, problems: list[str]
+) -> ProxyConfig | None:
+    """Read the ``proxy:`` section, where something asks for proxies beside the evaluator."""
+    first = search.first_from_proxy
+    config = read_proxy(given, search.seed, problems)
+    wanted = [
+        *(["proxy"] if given is not None else []),
+        *(["search.first_from_proxy"] if first else []),
+        *(["constraints.proxy_rank"] if filters and not isinstance(evaluator, ProxyConfig) else []),
+    ]
+    if isinstance(evaluator, ProxyConfig):
+        problems += [
+            f"{key} stands beside an evaluator that trains; evaluator.kind is proxy, and has its keys itself"
+            for key in wanted
+        ]
+        return None
+    if isinstance(evaluator, TabularConfig):
+        problems += [f"{key} needs images to score networks on, and a table is replayed without" for key in wanted]
+        return None
+    if wanted == ["proxy"]:
+        problems.append(
+            "proxy is given, but nothing asks for it: bound constraints.proxy_rank, or set search.first_from_proxy"
+        )
+    if first > config.sample:
+        problems.append(
+            f"search.first_from_proxy = {first}: expected at most the networks of proxy.sample, {config.sample}"
+        )
+    return config if wanted else None
+
+
+def _objectives(given: Any, evaluator: EvaluatorConfig, problems: list[str]) -> dict[str, Direction]:
+    measured, other = "accuracy", "proxy_score"
+    if isinstance(evaluator, ProxyConfig):
+        measured, other = other, measured
+    defaults: dict[str, Direction] = {measured: "maximize", "latency_ms": "minimize"}
     if given is None:
         return defaults
     if isinstance(given, list):
@@ -235,6 +272,8 @@ def _objectives(given: Any, problems: list[str]) -> dict[str, Direction]:
     check_keys("objectives.", given, tuple(DIRECTIONS), problems)
     for name, direction in given.items():
         read_value(f"objectives.{name}", direction, values.one_of("maximize", "minimize"), problems, default=None)
+    if other in given:
+        problems.append(f"objectives.{other}: evaluator.kind {evaluator_kind(evaluator)} measures {measured} instead")
     return dict(given)
 
 

@@ -9,10 +9,11 @@ from typing import Any, cast
 
 import yaml
 
-from dicenas.config.evaluator import TrialLimits, evaluator_section
+from dicenas.config.evaluator import TrialLimits, evaluator_section, proxy_section
 from dicenas.evaluation import (
     DataConfig,
     EvaluatorConfig,
+    ProxyConfig,
     TabularConfig,
     TrainEvaluatorConfig,
     TrainingTable,
@@ -32,7 +33,7 @@ __all__ = [
 ]
 
 #: Metrics that a constraint may bound: those known before an architecture is trained.
-CONSTRAINTS = ("latency_ms", "macs", "params", "peak_memory_mb")
+CONSTRAINTS = ("latency_ms", "macs", "params", "peak_memory_mb", "proxy_rank")
 #: Samplers of :mod:`dicenas.strategies`, named here too since importing that takes seconds.
 SAMPLERS = ("evolution", "gp", "nsga2", "nsga3", "random", "tpe")
 
@@ -85,18 +86,21 @@ class StudyConfig:
         seed: Seed of sampling and training.
         first: Networks that are evaluated before anything is proposed: names of published ones, or architecture files;
             points of the space once they have its image size, classes and stem.
+        first_from_proxy: How many of the proxies' reference sample, the best by them, are evaluated after these.
     """
 
     sampler: str = "nsga2"
     trials: int = 24
     seed: int = 0
     first: tuple[str, ...] = ()
+    first_from_proxy: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Return the section as plain data, without what is only told where it is wanted."""
         section = {**dataclasses.asdict(self), "first": list(self.first)}
-        if not self.first:
-            del section["first"]
+        for key in ("first", "first_from_proxy"):
+            if not section[key]:
+                del section[key]
         return section
 
 
@@ -124,6 +128,8 @@ class SearchConfig:
         data: Images to train and validate on; ``None`` where a table is replayed.
         evaluator: How an architecture is evaluated; the ``evaluator:`` section, with ``limits``.
         limits: What ends an evaluation before its end.
+        proxy: The ``proxy:`` section: what scores architectures before they are evaluated, where a constraint on
+            ``proxy_rank`` or ``search.first_from_proxy`` asks for it.
         objectives: Direction of each objective; the first one decides which trial is best.
         constraints: Upper bounds on costs, checked before anything is trained.
         latency: Where and how latency is measured.
@@ -135,6 +141,7 @@ class SearchConfig:
     space: Mapping[str, Any]
     data: DataConfig | None = field(default_factory=DataConfig)
     evaluator: EvaluatorConfig = field(default_factory=TrainEvaluatorConfig)
+    proxy: ProxyConfig | None = None
     limits: TrialLimits = field(default_factory=TrialLimits)
     objectives: Mapping[str, Direction] = field(
         default_factory=lambda: cast("dict[str, Direction]", {"accuracy": "maximize", "latency_ms": "minimize"})
@@ -172,6 +179,7 @@ class SearchConfig:
             "name": self.name,
             **inputs,
             "evaluator": plain(evaluator_section(self.evaluator, self.limits)),
+            **({} if self.proxy is None else {"proxy": proxy_section(self.proxy)}),
             "objectives": dict(self.objectives),
             "constraints": dict(self.constraints),
             "latency": self.latency.to_dict(),

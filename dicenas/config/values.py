@@ -8,6 +8,7 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import Any, TypeAlias, cast
 
+from dicenas.evaluation import PROXIES
 from dicenas.export import FORMATS
 from dicenas.nets import list_nets
 from dicenas.spelling import did_you_mean
@@ -25,6 +26,7 @@ __all__ = [
     "one_of",
     "optional",
     "path",
+    "proxies",
     "trial",
 ]
 
@@ -112,6 +114,17 @@ def path(value: Any) -> str:
     if not isinstance(value, str) or not value:
         raise ValueError("a path")
     return value
+
+
+def proxies(value: Any) -> tuple[str, ...]:
+    """Read a list of zero-cost proxies."""
+    if not isinstance(value, list | tuple) or not value:
+        raise ValueError(f"a list of proxies, some of {', '.join(PROXIES)}")
+    for name in value:
+        one_of(*PROXIES)(name)
+    if len(set(value)) != len(value):
+        raise ValueError("each proxy once")
+    return tuple(value)
 
 
 def device(value: Any) -> str:
