@@ -129,10 +129,11 @@ class Session:
             arguments["costs"] = {**arguments["costs"], "latency_ms": lambda architecture: 0.0}
         with muted("optuna"):
             rehearsal = ArchitectureStudy(task.space, **arguments)
-            for architecture in task.first:
-                rehearsal.enqueue(architecture)
-            if task.constraints and not run.config_path.is_file():
-                rehearsal.ask()
+            if not run.config_path.is_file():
+                for architecture in task.first:
+                    rehearsal.enqueue(architecture)
+                if task.constraints:
+                    rehearsal.ask()
         self.objectives = rehearsal.objectives
 
     # The whole search
@@ -260,6 +261,11 @@ class Session:
             folder = self.run_folder.path / "evaluator"
             with _one_at_a_time(folder):
                 evaluate.prepare(folder)
+                for architecture in evaluate.suggestions:
+                    try:
+                        shared.study.enqueue(architecture)
+                    except ValueError as reason:  # it breaks a bound
+                        logger.info("suggested, but passed over: %s", reason)
             if not any(folder.iterdir()):
                 folder.rmdir()
         worker = Worker(
