@@ -43,6 +43,7 @@ SEARCH = [
     "torchvision",
 ]
 EXPORT = ["onnx", "onnxruntime", "onnxscript", "timm"]
+OPENVINO = ["openvino"]
 PLOTS = ["matplotlib"]
 TRAIN = ["numpy", "pillow>=10.1", "timm", "torchvision"]
 PARQUET = ["pyarrow"]
@@ -51,6 +52,7 @@ DEVELOPMENT = [
     "hypothesis",
     "mypy",
     "ninja",
+    *OPENVINO,  # tests/export reads ONNX files with it
     "pre-commit",
     "pymoo",  # the oracle of hypervolumes
     "pytest",
@@ -165,6 +167,7 @@ if __name__ == "__main__":
             "search": SEARCH,
             "cost": COST,
             "export": EXPORT,
+            "openvino": OPENVINO,
             "plots": PLOTS,
             "train": TRAIN,
             "parquet": PARQUET,

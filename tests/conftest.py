@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import io
 import os
 import random
@@ -38,6 +39,8 @@ def pytest_configure(config: pytest.Config) -> None:
             f"DICENAS_REQUIRE_REFERENCE=1, but there is no reference data in {REFERENCE}: "
             "set DICENAS_REFERENCE to its folder"
         )
+    if os.environ.get("DICENAS_REQUIRE_POSTGRES") == "1" and not NEEDS["postgres"][0]():
+        raise pytest.UsageError(f"DICENAS_REQUIRE_POSTGRES=1, but: {NEEDS['postgres'][1]}")
     # NNI writes to ~/nni-experiments; a home for each worker keeps them from waiting for one another's locks.
     home = tempfile.TemporaryDirectory(prefix="dicenas-tests-")
     patch = pytest.MonkeyPatch()
@@ -60,7 +63,16 @@ def gpu_is_present() -> bool:
 NEEDS = {
     "reference": (reference_is_present, f"No reference data in {REFERENCE} (DICENAS_REFERENCE)"),
     "gpu": (gpu_is_present, "No CUDA device"),
+    "postgres": (
+        lambda: shutil.which("initdb") is not None or any(Path("/usr/lib/postgresql").glob("*/bin/initdb")),
+        "No PostgreSQL server (Debian: apt-get install postgresql)",
+    ),
+    "small_disk": (lambda: sys.platform == "linux" and os.geteuid() == 0, "Not root, who alone may mount a small disk"),
     "nvcc": (lambda: shutil.which("nvcc") is not None, "No nvcc on PATH"),
+    "openvino": (
+        lambda: importlib.util.find_spec("openvino") is not None,
+        "No OpenVINO (pip install 'dicenas[openvino]')",
+    ),
 }
 
 
@@ -131,3 +143,9 @@ def nvcc() -> str:
     found = shutil.which("nvcc")
     assert found is not None
     return found
+
+
+@pytest.fixture(scope="session")
+def openvino() -> Any:
+    """The package of that name."""
+    return importlib.import_module("openvino")
