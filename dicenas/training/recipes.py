@@ -179,7 +179,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             ema_decay=0.9999,
         ),
         "cifar": Recipe(
-            epochs=20,
+            epochs=15,
             batch=128,
             learning_rate=0.2,
             weight_decay=5e-4,

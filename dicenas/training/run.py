@@ -17,7 +17,6 @@ from dicenas.cost.runtimes import using_threads
 from dicenas.evaluation.data import DataConfig
 from dicenas.evaluation.statistics import quick_statistics
 from dicenas.evaluation.training import random_state
-from dicenas.export import export_network
 from dicenas.nets import build, net_architecture
 from dicenas.training.checkpoint import read_checkpoint, require_same, write_checkpoint
 from dicenas.training.data import TrainingData, open_data
@@ -167,6 +166,8 @@ def _result(trainer: Trainer) -> dict[str, float]:
 
 
 def _export(trainer: Trainer, folder: TrainFolder, metrics: Mapping[str, float], formats: Sequence[str]) -> None:
+    from dicenas.export import export_network
+
     # An interruption may have left the one and not the result.
     export_network(
         trainer.trained.cpu().to(memory_format=torch.contiguous_format).eval(),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import random
 import tarfile
 from abc import ABC, abstractmethod
@@ -30,6 +31,8 @@ __all__ = ["ParquetShard", "Shard", "ShardSet", "TarShard", "window_order"]
 
 #: Images among which the next one is drawn.
 WINDOW = 4096
+
+_GZIP = b"\x1f\x8b"
 
 
 class Shard(ABC):
@@ -69,6 +72,7 @@ class TarShard(Shard):
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        _require_end(path)
         images: dict[str, tuple[int, int]] = {}
         labels: dict[str, int] = {}
         try:
@@ -91,9 +95,8 @@ class TarShard(Shard):
             raise ValueError(f"{path}: not a plain tar file of images and classes: {error}") from error
         if lacking := [key for key in images if key not in labels]:
             raise ValueError(f"{path}: {lacking[0]} has no class ({lacking[0]}.cls with its index)")
-        size = path.stat().st_size
-        if not images or any(offset + length > size for offset, length in images.values()):
-            raise ValueError(f"{path}: {'is cut off' if images else 'holds no images'}")
+        if not images:
+            raise ValueError(f"{path}: holds no images")
         self._names = list(images)
         self._places = torch.tensor(list(images.values()))
         self.labels = [labels[key] for key in images]
@@ -307,6 +310,17 @@ def _decoded(shard: Shard, number: int, data: bytes, transform: Transform, seed:
         return str(error)
     torch.manual_seed(seed)
     return transform(image), shard.labels[number]
+
+
+def _require_end(path: Path) -> None:
+    """Check that a tar file has its end, which tarfile itself does not miss."""
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - tarfile.BLOCKSIZE))
+        tail = file.read()
+        file.seek(0)
+        if file.read(2) != _GZIP and tail != tarfile.NUL * tarfile.BLOCKSIZE:
+            raise ValueError(f"{path}: is cut off, or is no tar file")
 
 
 def _label(content: bytes, suffix: str) -> int:
