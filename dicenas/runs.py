@@ -21,6 +21,7 @@ from dicenas.pareto import Direction, pareto_front
 
 __all__ = ["RESERVED_METRICS", "RunFolder", "TrialRecord"]
 
+_SEALED = "# Settings of a run, as it was started; the last line has their checksum.\n"
 _SEAL = "# sha256 of the lines above: "
 _CHECKSUM = "sha256"
 
@@ -109,10 +110,11 @@ class RunFolder:
         import yaml
 
         text = yaml.safe_dump(dict(settings), sort_keys=False)
+        text = f"{_SEALED}{text}"
         atomic_write_text(self.config_path, f"{text}{_SEAL}{_digest(text.encode())}\n")
 
     def read_config(self) -> dict[str, Any]:
-        """Read the configuration of the run; one without a checksum was written by hand, or by an earlier version.
+        """Read the configuration of the run; it may be written by hand, without a checksum.
 
         Raises:
             ValueError: The file is damaged.
@@ -120,10 +122,12 @@ class RunFolder:
         import yaml
 
         try:
-            text, sealed, digest = self.config_path.read_text(encoding="utf-8").rpartition(_SEAL)
-            if sealed and digest.strip() != _digest(text.encode()):
-                raise ValueError("its checksum is that of another text")
-            settings = yaml.safe_load(text if sealed else digest)
+            text = self.config_path.read_text(encoding="utf-8")
+            if text.startswith(_SEALED):
+                lines, _, digest = text.rpartition(_SEAL)
+                if digest != f"{_digest(lines.encode())}\n":
+                    raise ValueError("its checksum is missing, or that of another text")
+            settings = yaml.safe_load(text)
         except (ValueError, yaml.YAMLError) as error:
             raise ValueError(f"{self.config_path} is damaged: {' '.join(str(error).split())}") from error
         if not isinstance(settings, dict):

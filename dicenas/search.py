@@ -23,7 +23,7 @@ from dicenas.report import write_report
 from dicenas.run_session import claim_folder
 from dicenas.runs import RunFolder, TrialRecord
 from dicenas.space import SpaceSpec
-from dicenas.strategies import SuccessiveHalving
+from dicenas.strategies import SuccessiveHalving, named_architecture
 from dicenas.workers import Limits, Rungs, Session, Task, Workers, open_storage, read_manifest, spawned
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def search(
     *,
     sampler: str = "nsga2",
     seed: int = 0,
-    first: Sequence[Architecture] = (),
+    first: Sequence[Architecture | str] = (),
     rungs: Sequence[int] = (),
     reduction_factor: int = 3,
     latency: LatencyConfig | Callable[[Architecture], float] | None = None,
@@ -80,6 +80,7 @@ def search(
     memory_limit_mb: float | None = None,
     workers: int = 1,
     storage: str | None = None,
+    tensorboard: bool = False,
     name: str = "search",
     out: str | Path = "runs",
 ) -> SearchResult:
@@ -102,7 +103,7 @@ def search(
         trials: Trials of the whole run.
         sampler: One of :data:`dicenas.strategies.SAMPLERS`.
         seed: Seed of the sampler and of the initial weights.
-        first: Architectures of the space that are evaluated first, say known networks.
+        first: Architectures that are evaluated first: points of the space, or names of published networks.
         rungs: Steps at which only one of ``reduction_factor`` trials goes on (successive halving); ``evaluate`` must
             report the objectives there, and let pass what ``report`` raises. What was reported last becomes the
             result of a trial that ends at a rung.
@@ -115,6 +116,7 @@ def search(
         workers: Processes that evaluate side by side.
         storage: URL of a database for the study, which workers on other machines may join with the same call; by
             default a file in the run folder.
+        tensorboard: Whether scalars for TensorBoard are written, to ``tensorboard`` in the run folder.
         name: Name of the run.
         out: Folder of the run folders.
 
@@ -137,11 +139,12 @@ def search(
         constraints or {},
         sampler,
         seed,
-        first,
+        _first(spec, first),
         _rungs(rungs, reduction_factor),
     )
     run = RunFolder(Path(out) / name)
-    session = Session(run, task, Workers(workers, Limits(time_limit_s, memory_limit_mb), storage=storage))
+    limits = Limits(time_limit_s, memory_limit_mb)
+    session = Session(run, task, Workers(workers, limits, storage=storage, tensorboard=tensorboard))
     settings = {
         "name": name,
         "space": spec.to_dict(),
@@ -165,6 +168,10 @@ def _spec(space: SpaceSpec | BackboneSpace | str) -> SpaceSpec:
     return space if isinstance(space, SpaceSpec) else space.spec
 
 
+def _first(space: SpaceSpec, networks: Sequence[Architecture | str]) -> list[Architecture]:
+    return [named_architecture(space, network) if isinstance(network, str) else network for network in networks]
+
+
 def _rungs(rungs: Sequence[int], reduction_factor: int) -> Callable[[Mapping[str, Direction]], Rungs] | None:
     if not rungs:
         return None
@@ -183,6 +190,7 @@ def run_search(
     workers: int = 1,
     storage: str | None = None,
     proxy: str | None = None,
+    tensorboard: bool = False,
 ) -> SearchResult:
     """Run the search of a configuration: trials, Pareto front, export and report in the folder ``out/name``.
 
@@ -194,12 +202,13 @@ def run_search(
         storage: URL of a database for the study, which ``dicenas worker`` joins from any machine; by default a file
             in the run folder.
         proxy: ``HOST:PORT`` of Optuna's gRPC proxy in front of that database.
+        tensorboard: Whether scalars for TensorBoard are written, to ``tensorboard`` in the run folder.
 
     Raises:
         ValueError: The data cannot be used, a bound cannot be met, or the run folder belongs to another search.
     """
     run = RunFolder(Path(out) / config.name)
-    crew = Workers(workers, Limits(config.limits.time_limit_s), None, storage, proxy)
+    crew = Workers(workers, Limits(config.limits.time_limit_s), None, storage, proxy, tensorboard)
 
     def start(index: int, descriptor: int) -> Any:
         return _start_worker(run, crew, index, descriptor)
@@ -285,7 +294,9 @@ def _session(
     config: SearchConfig, data: Data | None, run: RunFolder, workers: Workers, device: str
 ) -> tuple[Session, Evaluator]:
     space = config.space_spec(None if data is None else data.num_classes)
-    evaluate = make_evaluator(config.evaluator, space, data, device, run=run)
+    evaluate = make_evaluator(
+        config.evaluator, space, data, device, run=run, proxy=config.proxy, first=config.search.first_from_proxy
+    )
     task = Task(
         space,
         evaluate,
@@ -294,7 +305,8 @@ def _session(
         config.constraints,
         config.search.sampler,
         config.search.seed,
-        rungs=_rungs(config.limits.rungs, config.limits.reduction_factor),
+        _first(space, config.search.first),
+        _rungs(config.limits.rungs, config.limits.reduction_factor),
     )
     return Session(run, task, workers), evaluate
 

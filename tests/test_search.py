@@ -41,6 +41,10 @@ SPACE = SpaceSpec(
 )
 
 
+#: What a second call must leave as it is, beside the weights.
+KEPT = {".json", ".yaml", ".csv", ".html", ".safetensors"}
+
+
 def macs_accuracy(architecture: Architecture, net: nn.Module, report: Report) -> dict[str, float]:
     """A made-up accuracy that grows with the network: what a bound on latency must trade."""
     report(1, {"accuracy": 0.1})
@@ -72,8 +76,10 @@ def test_run_folder(tmp_path: Path) -> None:
     assert result.new_trials == 6
     assert len(result.run.trials()) == 6
     assert {path.name for path in folder.iterdir()} == {
+        ".lock",
         "config.yaml",
         "environment.json",
+        "events.jsonl",
         "log.txt",
         "pareto.csv",
         "report.html",
@@ -102,7 +108,7 @@ def test_run_folder(tmp_path: Path) -> None:
 def test_a_second_run_adds_nothing_and_more_trials_add_the_rest(tmp_path: Path) -> None:
     seen, evaluate = counting()
     run(tmp_path, evaluate)
-    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and path.name != "log.txt"}
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and path.suffix in KEPT}
     again = run(tmp_path, evaluate)
     assert again.new_trials == 0
     assert {path: path.read_bytes() for path in before} == before

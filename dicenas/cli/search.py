@@ -37,6 +37,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("--workers", type=positive_int, default=1, metavar="N", help="processes side by side")
     parser.add_argument("--storage", metavar="URL", help="database of the study, for workers on other machines")
     parser.add_argument("--proxy", metavar="HOST:PORT", help="Optuna's gRPC proxy in front of the database")
+    parser.add_argument("--tensorboard", action="store_true", help="scalars for TensorBoard in the run folder")
     parser.add_argument("--out", type=Path, default=Path("runs"), help="folder of the run folders (default: runs)")
     parser.set_defaults(run=run, after_interrupt="; finished trials are kept, the same command goes on with the run")
 
@@ -59,7 +60,9 @@ def run(args: argparse.Namespace) -> int:
     from dicenas.search import run_search
 
     storage = args.storage or os.environ.get("DICENAS_STORAGE")
-    result = run_search(config, args.out, workers=args.workers, storage=storage, proxy=args.proxy)
+    result = run_search(
+        config, args.out, workers=args.workers, storage=storage, proxy=args.proxy, tensorboard=args.tensorboard
+    )
     if not result.new_trials:
         print(f"{result.run.path} has all its trials already: nothing was added")
     print_front(result.front, result.objectives)

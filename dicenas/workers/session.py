@@ -9,7 +9,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from dicenas.workers.progress import Progress
 from dicenas.workers.shared import SharedStudy
 from dicenas.workers.storage import board_engine, open_proxy, open_storage, open_study_db
 from dicenas.workers.supervisor import Child, Supervisor, forked, telling
+from dicenas.workers.tensorboard import Scalars
 from dicenas.workers.worker import Rungs, Worker
 
 __all__ = ["Session", "Task", "Workers"]
@@ -79,6 +80,7 @@ class Workers:
             copy of this process.
         storage: URL of the database of the study; ``None`` for a file in the run folder.
         proxy: ``HOST:PORT`` of Optuna's gRPC proxy in front of that database.
+        tensorboard: Whether scalars for TensorBoard are written to the run folder.
     """
 
     count: int = 1
@@ -86,6 +88,7 @@ class Workers:
     start: Callable[[int, int], Child] | None = None
     storage: str | None = None
     proxy: str | None = None
+    tensorboard: bool = False
 
     @property
     def apart(self) -> bool:
@@ -179,9 +182,17 @@ class Session:
     def _run_trials(self, shared: SharedStudy, settings: Mapping[str, Any], trials: int) -> None:
         run, workers = self.run_folder, self._workers
         lines = workers.count if workers.apart else 0
-        with Progress(run.path.name, trials, shared.finished, lines) as progress:
+        with ExitStack() as stack:
+            shows = [stack.enter_context(Progress(run.path.name, trials, shared.finished, lines)).show]
+            if workers.tensorboard:
+                shows.append(stack.enter_context(Scalars(run.path / "tensorboard", self.objectives)).write)
+
+            def show(event: Event) -> None:
+                for each in shows:
+                    each(event)
+
             if not workers.apart:
-                shared.events = EventLog(run.events_path, watch=progress.show)
+                shared.events = EventLog(run.events_path, watch=show)
                 reason = self._work(shared, trials)
             else:
                 self._warn_of_noise()
@@ -190,8 +201,8 @@ class Session:
                     shared.board.disconnect()
                     return forked(lambda parent: self.work(settings, trials, index, descriptor, parent))
 
-                shared.events = EventLog(run.events_path, worker=None, watch=progress.show)
-                supervisor = Supervisor(shared, workers.start or start, workers.count, workers.limits, progress.show)
+                shared.events = EventLog(run.events_path, worker=None, watch=show)
+                supervisor = Supervisor(shared, workers.start or start, workers.count, workers.limits, show)
                 supervisor.run()
                 reason = supervisor.stop_reason
         if reason is not None:

@@ -1,0 +1,137 @@
+"""Kills searches at random moments, and counts what came of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import optuna
+import psutil
+from optuna.trial import TrialState
+
+from dicenas.runs import RunFolder
+
+SCRIPT = Path(__file__).with_name("made_up_search.py")
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass
+class Counts:
+    """What came of a search that was killed."""
+
+    kills: int = 0
+    starts: int = 0
+    finished: int = 0
+    lost: list[int] = field(default_factory=list)
+    twice: list[str] = field(default_factory=list)
+    torn: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.kills} kills, {self.starts} starts, {self.finished} trials finished: {len(self.lost)} lost, "
+            f"{len(self.twice)} evaluated again, {len(self.torn)} torn files read as good"
+        )
+
+
+def start(folder: Path, trials: int, workers: int, storage: str | None) -> subprocess.Popen[bytes]:
+    command = [sys.executable, str(SCRIPT), str(folder), str(trials), str(workers)]
+    log = (folder / "output.txt").open("ab")
+    return subprocess.Popen(
+        [*command, *([] if storage is None else [storage])],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=log,
+        stderr=log,
+    )
+
+
+def kill_until_done(
+    folder: Path, trials: int, workers: int, kills: int, seed: int, storage: str | None = None, disturb: object = None
+) -> Counts:
+    """Run a search to its end, and kill its workers, now and then all of it, while it runs."""
+    rng, counts, run = random.Random(seed), Counts(), RunFolder(folder / "run")
+    kept: dict[int, bytes] = {}
+    deadline = time.monotonic() + 120 + 20 * kills
+    process = start(folder, trials, workers, storage)
+    counts.starts += 1
+    while True:
+        assert time.monotonic() < deadline, (folder / "output.txt").read_text()[-3000:]
+        if process.poll() is not None:
+            if process.returncode == 0:
+                break
+            assert process.returncode == -signal.SIGKILL, (folder / "output.txt").read_text()[-3000:]
+            process = start(folder, trials, workers, storage)
+            counts.starts += 1
+        note(run, kept, counts)
+        time.sleep(rng.uniform(0.02, 0.3))
+        # Spread over the search, each at a moment of its own.
+        if counts.kills >= kills or len(kept) < 0.9 * trials * counts.kills / kills + 1:
+            continue
+        if callable(disturb):
+            disturb()
+        if kill_one(process, rng, everything=counts.kills % 5 == 4):
+            counts.kills += 1
+    note(run, kept, counts)
+    settle(folder, run, kept, counts, storage)
+    return counts
+
+
+def kill_one(process: subprocess.Popen[bytes], rng: random.Random, everything: bool) -> bool:
+    try:
+        children = psutil.Process(process.pid).children()
+    except psutil.NoSuchProcess:
+        return False
+    victims = [process.pid, *(child.pid for child in children)] if everything else [c.pid for c in children]
+    if not victims:
+        return False
+    for victim in victims if everything else [rng.choice(victims)]:
+        try:
+            os.kill(victim, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+    return True
+
+
+def note(run: RunFolder, kept: dict[int, bytes], counts: Counts) -> None:
+    """Note the results that are on disk; whatever happens, they are to stay as they are."""
+    for number in run.trial_numbers():
+        data = (run.trial_path(number) / "metrics.json").read_bytes()
+        try:
+            json.loads(data)
+        except ValueError:
+            counts.torn.append(f"{number}: {data!r}")
+        kept.setdefault(number, data)
+
+
+def settle(folder: Path, run: RunFolder, kept: dict[int, bytes], counts: Counts, storage: str | None) -> None:
+    records = {record.number: record for record in run.trials()}
+    counts.finished = len(records)
+    study = optuna.load_study(study_name="run", storage=storage or run.storage_url)
+    told = {trial.number: trial for trial in study.trials}
+    for number, data in kept.items():
+        path = run.trial_path(number) / "metrics.json"
+        same = path.is_file() and accuracy(path.read_bytes()) == accuracy(data)
+        known = number in told and told[number].state in (TrialState.COMPLETE, TrialState.FAIL)
+        if not (same and known and told[number].user_attrs.get("metrics")):
+            counts.lost.append(number)
+    written = {
+        record.architecture.hash: (run.trial_path(number) / "architecture.json").stat().st_mtime
+        for number, record in records.items()
+    }
+    for line in (folder / "asked.txt").read_text().splitlines():
+        architecture, at = line.split()
+        if architecture in written and float(at) > written[architecture]:
+            counts.twice.append(architecture)
+    several = Counter(record.architecture.hash for record in records.values())
+    counts.twice += [architecture for architecture, times in several.items() if times > 1]
+
+
+def accuracy(data: bytes) -> object:
+    return json.loads(data)["accuracy"]

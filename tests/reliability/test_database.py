@@ -1,0 +1,134 @@
+"""Studies in a database server: lost connections, refusals, workers that differ, and several at work."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import optuna
+import pytest
+import yaml
+
+import dicenas.workers.manifest
+from dicenas.cli import main
+from dicenas.runs import RunFolder
+from dicenas.workers import StorageLostError, open_storage
+from tests.reliability.conftest import Postgres
+from tests.reliability.killing import kill_until_done
+from tests.reliability.test_kills import check
+
+
+def test_lost_connections_lose_nothing(tmp_path: Path, postgres: Postgres, database: str) -> None:
+    drops = itertools.count()
+
+    def drop() -> None:
+        if next(drops) < 4:
+            postgres.drop_connections()
+
+    check(kill_until_done(tmp_path, trials=30, workers=3, kills=1, seed=4, storage=database, disturb=drop), 30, 1)
+    assert "did not answer" in (tmp_path / "run" / "log.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "said"),
+    [
+        (
+            lambda url: url.replace("s3cret", "wrong"),
+            StorageLostError,
+            r"nas:\*\*\*@.* refuses: .*authentication failed",
+        ),
+        (lambda url: re.sub(r"nas_\d+", "nowhere", url), StorageLostError, 'refuses: .*"nowhere" does not exist'),
+        (lambda url: re.sub(r":\d+/", ":1/", url), StorageLostError, "does not answer: .*refused"),
+        (lambda url: "nonsense", ValueError, "'nonsense' is no URL of a database; expected sqlite"),
+        (lambda url: "mysql+missing://h/x", ValueError, "driver is not installed"),
+    ],
+    ids=["password", "database", "port", "url", "driver"],
+)
+def test_a_database_that_cannot_be_used(database: str, change: object, error: type[Exception], said: str) -> None:
+    assert callable(change)
+    with pytest.raises(error, match=f"(?s){said}") as raised:
+        open_storage(change(database), patience_s=0.5)
+    assert "s3cret" not in str(raised.value)
+
+
+def test_tables_of_another_optuna(database: str) -> None:
+    storage = open_storage(database)
+    with storage.engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = 'v9.9.9'")
+    with pytest.raises(ValueError, match="no longer compatible with the table schema"):
+        open_storage(database)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """The configuration of a search of seconds."""
+    path = tmp_path / "small.yaml"
+    settings = {
+        "name": "small",
+        "space": {"backbone": "shufflenetv2", "widths": [0.5], "depths": [[1], [1], [1]], "stem": "small"},
+        "data": {"dataset": "digits", "image_size": 32, "train_limit": 100, "val_limit": 50},
+        "evaluator": {"kind": "train", "epochs": 1, "batch": 50},
+        "objectives": {"accuracy": "maximize", "macs": "minimize"},
+        "search": {"sampler": "random", "trials": 2},
+    }
+    path.write_text(yaml.safe_dump(settings), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def started(tmp_path: Path, config: Path, database: str) -> str:
+    """A database with a search of two trials, of which one is done."""
+    arguments = ["search", str(config), "--storage", database, "--out", str(tmp_path / "first"), "--trials", "1"]
+    assert main(arguments) == 0
+    return database
+
+
+def test_a_worker_joins_with_nothing_but_the_url(
+    started: str, tmp_path: Path, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = ["search", str(config), "--storage", started, "--out", str(tmp_path / "first"), "--trials", "4"]
+    script = f"import sys; from dicenas.cli import main; sys.exit(main({first!r}))"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    with subprocess.Popen([sys.executable, "-c", script], env=environment) as process:
+        while (
+            optuna.load_study(study_name="small", storage=started).user_attrs["dicenas_search"]["settings"]["search"][
+                "trials"
+            ]
+            == 1
+        ):
+            assert process.poll() is None
+        assert main(["worker", "--storage", started, "--study", "small", "--out", str(tmp_path / "second")]) == 0
+        assert process.wait() == 0
+    assert "small: the trials of this worker are done" in capsys.readouterr().out
+    # What the other one evaluated was collected at the end, wherever it was evaluated.
+    run = RunFolder(tmp_path / "first" / "small")
+    assert len(run.trials()) == 4
+    assert len({trial.architecture.hash for trial in run.trials()}) == 4
+    assert main(["status", started]) == 0
+    out = capsys.readouterr().out
+    assert "small: 4 of 4 trials (4 complete, 0 failed), 0 running" in out
+    assert "s3cret" not in out
+
+
+def test_a_worker_that_differs_is_refused(
+    started: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    worker = ["worker", "--storage", started, "--out", str(tmp_path / "second")]
+    assert main([*worker, "--study", "other"]) == 2
+    assert "there is no study 'other' in postgresql://nas:***@" in capsys.readouterr().err
+    monkeypatch.setattr(dicenas.workers.manifest, "__version__", "99.0")
+    assert main([*worker, "--study", "small"]) == 2
+    assert re.search(r"is worked on by dicenas [\d.]+, this is 99\.0", capsys.readouterr().err)
+    assert not (tmp_path / "second").exists()
+
+
+def test_another_search_under_the_same_name_is_refused(
+    started: str, tmp_path: Path, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["search", str(config), "--storage", started, "--out", str(tmp_path / "second"), "--seed", "7"]
+    assert main(arguments) == 2
+    assert "search.seed: 0 there, 7 now" in capsys.readouterr().err
