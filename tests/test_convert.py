@@ -238,7 +238,7 @@ def test_every_registered_op_takes_the_place_or_says_why_not(stride: int) -> Non
             assert f"op '{op}' cannot map 8 to 12 channels at stride {stride}" in report.left["body.0"]
 
 
-@pytest.mark.parametrize("op", ["separable_se", "mbconv", "conv_k3"])
+@pytest.mark.parametrize("op", ["separable_se", "inverted_residual", "conv_k3"])
 def test_other_ops_in_a_published_network(op: str) -> None:
     model = torchvision.models.mobilenet_v2(width_mult=0.35)
     report = dicenas.convert(model, 64, op=op)

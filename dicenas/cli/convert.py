@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dicenas.cli.arguments import Subparsers, positive_int
 
@@ -113,8 +113,8 @@ def _published_network(source: str) -> tuple[nn.Module, int]:
     if library == "torchvision":
         size = 299 if name == "inception_v3" else 224
         return torchvision.models.get_model(name, weights=None).eval(), size
-    model: nn.Module = timm.create_model(name, pretrained=False).eval()
-    return model, timm.data.resolve_data_config({}, model=model)["input_size"][-1]
+    model: Any = timm.create_model(name, pretrained=False).eval()
+    return model, model.default_cfg["input_size"][-1]
 
 
 def _print_report(network: str, size: int, report: ConversionReport, latency: dict[str, LatencyResult]) -> None:
