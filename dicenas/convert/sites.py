@@ -107,7 +107,8 @@ def _site(trace: Trace, call: ModuleCall, shared: Collection[nn.Module]) -> Sepa
     while True:  # from the depth-wise convolution to the point-wise one
         step = _next(trace, here)
         if step is None:
-            return f"the output of {here.name} goes to several modules, or to code outside of modules"
+            output = "its output" if here is call else f"the output of {here.name}"
+            return f"{output} goes to several modules, or to code outside of modules"
         if step.module in shared:
             return f"{step.name} behind it is used in several places"
         if _is_pointwise(step.module, channels):

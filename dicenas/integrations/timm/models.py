@@ -125,8 +125,7 @@ def _register(name: str, architecture: Architecture, given: Mapping[str, Any], *
         if own_name:
             return _create(name, architecture, pretrained, pretrained_cfg, **kwargs)
         if pretrained_cfg is None:
-            config = get_pretrained_cfg(name)
-            assert config is not None
+            config: Any = get_pretrained_cfg(name)
             pretrained_cfg = {**config.to_dict(), "architecture": _ANY_NETWORK}
         model = _create(_ANY_NETWORK, architecture, pretrained, pretrained_cfg, **kwargs)
         model._model_args = {"architecture": architecture.to_dict()}
