@@ -161,11 +161,11 @@ def zen_score(net: nn.Module, images: Tensor, labels: Tensor) -> float:
                 norm.momentum = 1.0  # the statistics are those of the last batch
             x = normal(images.shape)
             features.clear()
-            for changed in (x, x + _ZEN_ALPHA * normal(images.shape)):
+            for seen in (x, x, x + _ZEN_ALPHA * normal(images.shape)):
                 for norm in norms:
-                    norm.train(changed is x)  # divided by the same in both cases
-                net(changed)
-            difference = (features[1] - features[0]).double().flatten(1).norm(dim=1).mean()
+                    norm.train(not features)  # the first pass takes the statistics, and both others divide by them
+                net(seen)
+            difference = (features[2] - features[1]).double().flatten(1).norm(dim=1).mean()
             # A module of the head has no part in the features.
             kept = [norm for norm in norms if norm not in _within(head)]
             scales = [_variance(norm).mean().double().sqrt().log() for norm in kept]
