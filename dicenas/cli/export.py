@@ -5,16 +5,25 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from dicenas.cli.arguments import Subparsers, trial
+from dicenas.cli.arguments import Subparsers, positive_int, trial
+
+if TYPE_CHECKING:
+    from dicenas.export import Verification
 
 __all__ = ["add_parser", "run"]
 
 _DESCRIPTION = """\
-Write a network as files that need neither dicenas nor NNI: model.py, readable source whose build() needs torch
-alone, and model.safetensors with the weights. They are loaded in a fresh process and compared with the network
-before the folder appears.
+Write a network as files that need neither dicenas nor NNI, with a model card. Each is loaded in a fresh process and
+compared with the network before the folder appears, and timed beside PyTorch.
+
+  py           model.py, readable source whose build() needs torch alone
+  safetensors  model.safetensors, the weights
+  onnx         model.onnx, standard operators
+  pt2          model.pt2, a program of torch.export
+  torchscript  model.ts, traced; torch has declared TorchScript deprecated
+  timm         timm/, a folder for timm.create_model
 
 SOURCE is a run folder, an architecture file, or the name of a network. A trial of a run has its trained weights;
 the others get fresh ones, or those of a checkpoint: EdgeNets' of DiCENet and of its ShuffleNetV2, torchvision's of the
@@ -23,7 +32,8 @@ networks that it has. The number of classes is then the checkpoint's.
 _EXAMPLES = """\
 examples:
   dicenas export runs/quickstart --out mynet                 the best trial
-  dicenas export runs/quickstart --trial 7 --out net7
+  dicenas export runs/quickstart --trial 7 --out net7 --formats py,safetensors,onnx
+  dicenas export runs/quickstart --out deployed --formats onnx --fold-bn --image-size 224
   dicenas export dicenet_100 --formats py --out dicenet
   dicenas export dicenet_100 --weights dicenet_s_1.0_imagenet_224x224.pth --out dicenet
 """
@@ -44,23 +54,47 @@ def add_parser(subparsers: Subparsers) -> None:
         metavar="FILE",
         help="checkpoint of the network, EdgeNets' or torchvision's (.pth or .safetensors)",
     )
+    parser.add_argument(
+        "--fold-bn", action="store_true", help="fold normalisations into the convolutions in front of them"
+    )
+    parser.add_argument(
+        "--dtype", default="float32", metavar="TYPE", help="float32, float16 or bfloat16 (default: float32)"
+    )
+    parser.add_argument(
+        "--image-size",
+        type=image_size,
+        metavar="H[xW]",
+        help="size for which programs of networks with DiCE units are written, and at which all formats are verified "
+        "(default: the network's own)",
+    )
     parser.add_argument("--force", action="store_true", help="replace an exported network in DIR")
     parser.set_defaults(run=run)
 
 
+def image_size(text: str) -> tuple[int, int]:
+    """Read ``224`` or ``160x224``, height first."""
+    height, _, width = text.lower().partition("x")
+    return positive_int(height), positive_int(width or height)
+
+
 def run(args: argparse.Namespace) -> int:
-    """Export a network and print what was written and how it was checked."""
+    """Export a network and print what was written, how it was checked and how quick it is."""
     from dicenas.cli.source import read_source
     from dicenas.evaluation.data import IMAGENET_MEAN, IMAGENET_STD
-    from dicenas.export import export_network
+    from dicenas.export import ExportVerificationError, check_formats, export_network
     from dicenas.nets import build
     from dicenas.nets.checkpoints import read_network
+    from dicenas.report import architecture_svg
 
+    formats = [name.strip() for name in args.formats.split(",")]
+    check_formats(formats, args.dtype)
     source = read_source(args.source, args.trial)
     facts: dict[str, Any] = {}
     if source.summary is not None and source.trial is not None:
         if args.weights is not None:
             raise ValueError(f"--weights is for networks without trained weights, and {source.name} has its own")
+        if source.trial.state != "complete":
+            raise ValueError(f"{source.name} is {source.trial.state} and has nothing to export: {source.trial.error}")
         network = source.summary.run.load_network(source.trial.number)
         facts = {"metrics": source.trial.metrics, **_data_facts(source.summary.config)}
     elif args.weights is not None:
@@ -69,12 +103,39 @@ def run(args: argparse.Namespace) -> int:
     else:
         network = build(source.architecture)
         print(f"{source.name} has no trained weights: fresh ones are exported", file=sys.stderr)
-    formats = [name.strip() for name in args.formats.split(",")]
-    result = export_network(network, args.out, formats, force=args.force, **facts)
+    try:
+        result = export_network(
+            network,
+            args.out,
+            formats,
+            fold_bn=args.fold_bn,
+            dtype=args.dtype,
+            image_size=args.image_size,
+            drawing=architecture_svg(network.architecture),
+            force=args.force,
+            **facts,
+        )
+    except ExportVerificationError as error:
+        print(f"dicenas export: {error}\nnothing was written", file=sys.stderr)
+        return 1
     print(f"exported {source.name} to {result.path}")
     for path in result.files:
-        print(f"  {path.name:<20} {path.stat().st_size / 1024:>10,.1f} KiB")
+        print(f"  {path.relative_to(result.path).as_posix():<24} {path.stat().st_size / 1024:>10,.1f} KiB")
+    _print_verification(result.verification)
     return 0
+
+
+def _print_verification(found: Verification) -> None:
+    """Print the largest difference of each runtime, and its time beside PyTorch's."""
+    height, width = found.image_size
+    print("verified in a fresh process: differences relative to the largest logit,")
+    print(f"medians of one image of {height} x {width} on one thread, the runtimes in turns")
+    print(f"  {'runtime':<14} {'inputs':>6} {'difference':>10} {'latency_ms':>10} {'to torch':>9}")
+    for runtime, latency_ms in found.latency_ms.items():
+        checks = [check for check in found.checks if check.runtime == runtime]
+        largest = max(check.relative_difference for check in checks)
+        ratio = latency_ms / found.latency_ms["torch"]
+        print(f"  {runtime:<14} {len(checks):>6} {largest:>10.1e} {latency_ms:>10.2f} {ratio:>8.2f}x")
 
 
 def _data_facts(config: Any) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from dicenas.export.folding import fold_class
-from dicenas.export.printing import add_comments
+from dicenas.export.printing import add_comments, import_statement
 from dicenas.export.specialization import Specialization
 from dicenas.export.specialize import specialize
 from dicenas.ops import dim_conv
@@ -68,7 +68,7 @@ class Definitions:
         lines: dict[bool, list[str]] = {True: [], False: []}  # of the standard library, of others
         for module in sorted({module for module, _ in self.imports if module}):
             names = sorted({name for origin, name in self.imports if origin == module}, key=_import_order)
-            lines[_is_standard(module)].append(f"from {module} import {', '.join(names)}")
+            lines[_is_standard(module)].append(import_statement(module, names))
         for standard in lines:
             plain = sorted(name for module, name in self.imports if not module and _is_standard(name) == standard)
             lines[standard] = [f"import {name}" for name in plain] + lines[standard]

@@ -10,7 +10,7 @@ import ast
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
-__all__ = ["add_comments", "format_statements", "with_comment"]
+__all__ = ["add_comments", "format_statements", "import_statement", "with_comment"]
 
 _WIDTH = 88
 _INDENT = "    "
@@ -44,6 +44,14 @@ def format_statements(statements: Sequence[ast.stmt]) -> str:
             text += "\n\n" if _is_definition(previous) or _is_definition(statement) else ""
         text += "\n".join(_statement(statement, "")) + "\n"
     return text
+
+
+def import_statement(module: str, names: Sequence[str]) -> str:
+    """Return the text of ``from module import names``, one name a line where that is too long."""
+    line = f"from {module} import {', '.join(names)}"
+    if len(line) <= _WIDTH:
+        return line
+    return "\n".join([f"from {module} import (", *(f"{_INDENT}{name}," for name in names), ")"])
 
 
 def _is_definition(node: ast.stmt) -> bool:

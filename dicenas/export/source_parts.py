@@ -144,6 +144,7 @@ class _Expressions:
         """Return the expression that constructs a module."""
         cls = type(module)
         if cls is nn.Sequential:
+            assert isinstance(module, nn.Sequential)
             if [name for name, _ in module.named_children()] != [str(i) for i in range(len(list(module.children())))]:
                 raise ValueError("an nn.Sequential with names of its own")
             return _call_of_nn("Sequential", self._of_children(module))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from dicenas.cli import main
+from dicenas.export import folder
 from dicenas.nets import dicenet, edgenets, net_architecture
 from dicenas.runs import RunFolder
 
@@ -63,6 +65,32 @@ def test_a_published_network_leaves_with_the_weights_of_a_checkpoint(
     assert "mean (0.485, 0.456, 0.406)" in (out / "README.md").read_text(encoding="utf-8")
 
 
+def test_a_trial_leaves_as_a_program(run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "net"
+    command = ["export", str(run.path), "--out", str(out), "--formats", "pt2, py", "--fold-bn", "--image-size", "40x33"]
+    assert main(command) == 0
+    printed = capsys.readouterr().out
+    assert "one image of 40 x 33 on one thread" in printed
+    assert re.search(r"^  torch.export +[23] +\d\.\de-\d+ +\d+\.\d\d +\d+\.\d\dx$", printed, flags=re.MULTILINE)
+    card = (out / "README.md").read_text(encoding="utf-8")
+    assert "normalisations folded" in card
+    assert (out / "architecture.svg").read_text(encoding="utf-8").startswith("<svg")
+    assert (out / "model.pt2").is_file()
+    assert not (out / "model.safetensors").exists()
+
+
+def test_a_network_that_is_not_verified_leaves_nothing(
+    run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # No rounding is that good.
+    monkeypatch.setattr(folder, "tolerance", lambda dtype, fold_bn: 1e-12)
+    assert main(["export", str(run.path), "--out", str(tmp_path / "net"), "--fold-bn"]) == 1
+    complaint = capsys.readouterr().err
+    assert "FAIL torch" in complaint
+    assert "nothing was written" in complaint
+    assert not (tmp_path / "net").exists()
+
+
 def test_an_existing_folder_needs_force(
     run: RunFolder, tmp_path: Path, refused: Callable[..., str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -78,7 +106,12 @@ def test_an_existing_folder_needs_force(
     [
         (["RUN", "--trial", "9"], "no finished trial 9"),
         (["RUN", "--trial", "worst"], "'worst' is neither 'best' nor the number of a trial"),
+        (["RUN", "--trial", "3"], "is failed and has nothing to export: out of memory"),
+        (["NEWER"], "newer.json: architecture has schema version 99, this dicenas reads 1"),
         (["RUN", "--formats", "py,onx"], "unknown format 'onx'"),
+        (["RUN", "--formats", "onnx", "--dtype", "bfloat16"], "onnxruntime has no bfloat16 convolutions"),
+        (["RUN", "--dtype", "half"], "unknown dtype 'half'"),
+        (["RUN", "--image-size", "32x"], "no integer of at least 1"),
         (["dicenet_100", "--trial", "1"], "--trial is for run folders"),
         (["dicenet_101"], "did you mean 'dicenet_1"),
         (["dicenet_020", "--weights", "CHECKPOINT"], "holds DiCENet of scale 0.1, which is not the network"),
@@ -99,7 +132,9 @@ def test_bad_input_writes_nothing(
 ) -> None:
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path / "empty")
-    paths = {"RUN": str(run.path), "CHECKPOINT": str(checkpoint)}
+    newer = tmp_path / "newer.json"
+    newer.write_text(json.dumps(net_architecture("dicenet_010").to_dict() | {"schema_version": 99}), encoding="utf-8")
+    paths = {"RUN": str(run.path), "CHECKPOINT": str(checkpoint), "NEWER": str(newer)}
     source, *rest = [paths.get(argument, argument) for argument in arguments]
     assert message in refused("export", source, "--out", "net", *rest)
     assert list(Path().iterdir()) == []

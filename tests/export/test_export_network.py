@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+import importlib.util
 import json
 import subprocess
 import sys
@@ -9,18 +11,20 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from dicenas.architecture import Architecture
 from dicenas.export import (
     TOLERANCE,
     Check,
     ExportVerificationError,
+    Verification,
     check_process,
     export_network,
     folder,
-    model_source,
     verify,
 )
+from dicenas.export.model_source import NetworkSource, network_source
 from dicenas.nets import Network, dicenet_architecture, mobilenetv2_architecture
 
 
@@ -36,7 +40,7 @@ def network(trained: Any) -> Network:
 @pytest.fixture
 def unverified(monkeypatch: pytest.MonkeyPatch) -> None:
     """For tests of the folder alone: starting a process takes seconds."""
-    monkeypatch.setattr(folder, "verify", lambda *args: ())
+    monkeypatch.setattr(folder, "verify", lambda *args, **kwargs: Verification())
 
 
 def test_export(network: Network, tmp_path: Path) -> None:
@@ -76,6 +80,9 @@ def test_export(network: Network, tmp_path: Path) -> None:
     card = (out / "README.md").read_text()
     assert "mean (0.5, 0.5, 0.5)" in card
     assert "| accuracy | 0.75 |" in card
+    assert "| 3 | 3 |" in card  # its classes
+    assert "| dicenas | 3 x 3 x 48 x 48 |" in card
+    assert set(result.verification.latency_ms) == {"torch", "dicenas"}
 
     # Taken away: the card's lines, without safetensors.
     program = (
@@ -98,46 +105,35 @@ def test_network_without_dice_is_checked_with_torch_alone(trained: Any, tmp_path
     assert "WEIGHTS" not in (tmp_path / "net" / "model.py").read_text()
 
 
-@pytest.mark.parametrize(
-    ("backbone", "seed"),
-    [
-        ("shufflenetv2", 100),
-        *(pytest.param("shufflenetv2", seed, marks=pytest.mark.slow) for seed in range(101, 110)),
-        *(pytest.param("mobilenetv2", seed, marks=pytest.mark.slow) for seed in range(100, 110)),
-    ],
-)
-def test_random_architectures(backbone: str, seed: int, trained: Any, sampled: Any, tmp_path: Path) -> None:
-    result = export_network(trained(sampled(backbone, seed)), tmp_path / "net")
-    assert all(check.passed for check in result.checks)
-
-
 def test_fresh_process_has_neither_dicenas_nor_search_libraries(tmp_path: Path) -> None:
     assert {"dicenas", "nni", "optuna"} <= check_process.BLOCKED
     (tmp_path / "model.py").write_text(
-        "import importlib, sys\n"
+        "import importlib, importlib.util, sys\n"
         "from torch import nn\n"
         "def build(weights):\n"
-        "    for name in ('dicenas', 'dicenas.ops', 'nni', 'optuna', 'safetensors'):\n"
+        "    for name in ('dicenas', 'dicenas.ops', 'nni', 'optuna', 'onnxruntime', 'safetensors', 'timm'):\n"
         "        try:\n            importlib.import_module(name)\n"
         "        except ModuleNotFoundError:\n            continue\n"
         "        raise AssertionError(f'{name} can be imported')\n"
+        "    assert importlib.util.find_spec('nni') is None\n"
         "    assert not any(name.partition('.')[0] == 'dicenas' for name in sys.modules)\n"
         "    assert all('tests' not in path for path in sys.path)\n"
         "    return nn.Flatten()\n"
     )
-    logits, state_dict = verify._run(tmp_path / "model.py", tmp_path / "none", [torch.ones(1, 2, 1, 1)], [])
-    assert logits["torch"][0].tolist() == [[1.0, 1.0]]
-    assert state_dict == {}
+    found = verify._run(tmp_path, ["py"], {"torch": [torch.ones(1, 2, 1, 1)]}, None)
+    assert found["logits"]["torch"][0].tolist() == [[1.0, 1.0]]
+    assert found["state_dict"] == {}
+    assert min(found["times_ms"]["torch"]) > 0
 
 
 def test_tampered_weights_leave_nothing(network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write = folder._write_weights
 
-    def write_tampered(network: Network, path: Path) -> None:
-        write(network, path)
-        weights = load_file(path)
-        weights["head.classifier.weight"] *= 1.001
-        save_file(weights, path)
+    def write_tampered(weights: dict[str, Tensor], architecture_hash: str, path: Path) -> None:
+        write(weights, architecture_hash, path)
+        tampered = load_file(path)
+        tampered["head.classifier.weight"] *= 1.001
+        save_file(tampered, path)
 
     monkeypatch.setattr(folder, "_write_weights", write_tampered)
     with pytest.raises(ExportVerificationError, match=r"weights differ.*\['head.classifier.weight'\]"):
@@ -146,10 +142,13 @@ def test_tampered_weights_leave_nothing(network: Network, tmp_path: Path, monkey
 
 
 def test_tampered_source_leaves_nothing(network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def tampered(*args: Any, **kwargs: Any) -> str:
-        return model_source(*args, **kwargs).replace("return x.flatten(1)", "return 1.0001 * x.flatten(1)")
+    def tampered(*args: Any, **kwargs: Any) -> NetworkSource:
+        source = network_source(*args, **kwargs)
+        return dataclasses.replace(
+            source, text=source.text.replace("return x.flatten(1)", "return 1.0001 * x.flatten(1)")
+        )
 
-    monkeypatch.setattr(folder, "model_source", tampered)
+    monkeypatch.setattr(folder, "network_source", tampered)
     with pytest.raises(ExportVerificationError, match=r"FAIL torch +input 3 x 3 x 48 x 48: difference"):
         export_network(network, tmp_path / "net")
     assert names(tmp_path) == []
@@ -166,7 +165,7 @@ def test_tolerance(largest_logit: float, difference: float, passed: bool) -> Non
 def test_weights_that_do_not_load_leave_nothing(
     network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(folder, "_write_weights", lambda network, path: save_file({"x": torch.ones(1)}, path))
+    monkeypatch.setattr(folder, "_write_weights", lambda *args: save_file({"x": torch.ones(1)}, args[-1]))
     with pytest.raises(ExportVerificationError, match=r"does not run(.|\n)*Missing key"):
         export_network(network, tmp_path / "net")
     assert names(tmp_path) == []
@@ -176,7 +175,7 @@ def test_weights_that_do_not_load_leave_nothing(
 def test_failed_verification_keeps_the_folder_that_it_would_have_replaced(
     network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*args: object) -> None:
+    def fail(*args: object, **kwargs: object) -> None:
         raise ExportVerificationError("they differ")
 
     export_network(network, tmp_path / "net", metrics={"accuracy": 0.1})
@@ -249,6 +248,9 @@ def test_folder_that_cannot_take_its_place_leaves_the_old_one(
     [
         ({"formats": ("py", "safetensor")}, "unknown format 'safetensor'.*safetensors"),
         ({"formats": ()}, "no format"),
+        ({"dtype": "float64"}, "unknown dtype 'float64'.*float32"),
+        ({"formats": ("onnx",), "dtype": "bfloat16"}, "no bfloat16 convolutions"),
+        ({"image_size": 0}, "image_size"),
         ({"class_names": ["a", "b"]}, "2 class names for a network of 10 classes"),
         ({"normalization": ((0.5,), (0.5,))}, "3 channels"),
         ({"metrics": {"accuracy": float("nan")}}, "nan"),
@@ -257,6 +259,26 @@ def test_folder_that_cannot_take_its_place_leaves_the_old_one(
 def test_bad_arguments(arguments: dict[str, Any], complaint: str, network: Network, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=complaint):
         export_network(network, tmp_path / "net", **arguments)
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize(("name", "package"), [("onnx", "onnxscript"), ("timm", "timm")])
+def test_missing_package_names_the_extra(
+    name: str, package: str, network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == package else find_spec(name))
+    with pytest.raises(ValueError, match=rf"{name}.*needs {package}.*'dicenas\[export\]'"):
+        export_network(network, tmp_path / "net", ("py", name))
+    assert names(tmp_path) == []
+
+
+def test_torch_without_torchscript_is_said_so(
+    network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(torch.jit, "trace")
+    with pytest.raises(ValueError, match="has no TorchScript any more; 'pt2'"):
+        export_network(network, tmp_path / "net", ("torchscript",))
     assert names(tmp_path) == []
 
 
