@@ -15,11 +15,13 @@ from torch import Tensor
 from dicenas.evaluation.data import IMAGENET_MEAN, IMAGENET_STD, DataConfig
 from dicenas.evaluation.datasets import load_data
 from dicenas.evaluation.folders import IMAGE_EXTENSIONS, check_tree, find_tree, list_images
-from dicenas.evaluation.images import MemoryImages
+from dicenas.evaluation.images import FileImages, Images, MemoryImages
 from dicenas.evaluation.sampling import stratified_split
-from dicenas.training.image_sets import FileSet, FolderFiles, ImageSet, MemorySet, ZipFiles
+from dicenas.training.image_files import FolderFiles, ZipFiles
+from dicenas.training.image_sets import FileSet, ImageSet, MemorySet
 from dicenas.training.recipes import Recipe
-from dicenas.training.shards import ParquetShard, Shard, ShardSet, TarShard
+from dicenas.training.shards import ParquetShard, Shard, TarShard
+from dicenas.training.streams import ShardSet
 from dicenas.training.transforms import Transform, training_transform, validation_transform
 
 __all__ = ["TrainingData", "open_data"]
@@ -126,25 +128,31 @@ def _searched(config: DataConfig, recipe: Recipe, image_size: int) -> TrainingDa
             config.seed,
         )
     )
-    parts = []
-    for images in (data.train, data.val):
-        if not isinstance(images, MemoryImages):
-            raise ValueError(
-                f"data: {config.root} is too large to be trained on as the data of a search; name the folder itself"
-            )
-        parts.append(MemorySet(images.images, images.labels))
-    train, val = parts
-    transform = training_transform(recipe, image_size, sized=True) if data.augmentable else None
+    train, val = (_as_set(images, Path(config.root or "")) for images in (data.train, data.val))
+    sized = isinstance(train, MemorySet)
     return TrainingData(
         train,
         val,
         data.class_names,
         image_size,
-        transform,
-        mean=data.mean,
-        std=data.std,
-        augmentable=data.augmentable,
+        training_transform(recipe, image_size, sized=sized) if data.augmentable else None,
+        validation_transform(image_size, 1.0),
+        data.mean,
+        data.std,
+        data.augmentable,
     )
+
+
+def _as_set(images: Images, root: Path) -> MemorySet | FileSet:
+    if isinstance(images, FileImages):
+        names = [path.relative_to(root.expanduser()).as_posix() for path in images.paths]
+        return FileSet(FolderFiles(root.expanduser(), names), images.labels)
+    assert isinstance(images, MemoryImages)
+    if images.images.shape[-1] != images.image_size:
+        raise ValueError(
+            f"data: {root} does not fit in memory at {images.image_size} pixels; train on a folder of files"
+        )
+    return MemorySet(images.images, images.labels)
 
 
 def _cifar(root: Path, dataset: str, recipe: Recipe, image_size: int) -> TrainingData:

@@ -24,7 +24,7 @@ from dicenas.training.image_sets import Plan
 from dicenas.training.processes import Processes, joined_processes
 from dicenas.training.recipes import Recipe, get_recipe
 from dicenas.training.records import TrainFolder, TrainResult
-from dicenas.training.shards import ShardSet
+from dicenas.training.streams import ShardSet
 from dicenas.training.teacher import load_teacher
 from dicenas.training.trainer import Trainer
 

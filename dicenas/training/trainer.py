@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -74,6 +75,8 @@ class Trainer:
         self.ema = ModelEmaV3(self.net, recipe.ema_decay, use_warmup=True) if recipe.ema_decay is not None else None
         self.forward: nn.Module = CheckpointedNetwork(self.net) if recipe.gradient_checkpointing else self.net
         if processes.count > 1:
+            # Gradients of 1x1 kernels have strides of either memory format, which are the same.
+            warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
             self.forward = nn.parallel.DistributedDataParallel(self.forward)
         self.no_sync: Callable[[], Any] = getattr(self.forward, "no_sync", contextlib.nullcontext)
         if compiled:
@@ -176,7 +179,9 @@ class Trainer:
         self.optimizer.zero_grad()
         for part in range(self.plan.accumulation):
             images, labels = next(batches)
-            seed = derived_seed(self.recipe.seed, "step", number, part, self.processes.rank)
+            # The same for these images, whichever process takes them.
+            share = self.processes.rank * self.plan.accumulation + part
+            seed = derived_seed(self.recipe.seed, "step", number, share)
             last = part == self.plan.accumulation - 1
             with contextlib.nullcontext() if last else self.no_sync():
                 loss = self._loss_of(images, labels, seed)

@@ -106,7 +106,7 @@ def forms(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="session")
 def tiny() -> Architecture:
-    """A network of three blocks for images of 16 pixels, with dropout nowhere and a DiCE unit in it."""
+    """A network of three blocks for images of 16 pixels, with dropout and a DiCE unit in it."""
     return Architecture(
         "shufflenetv2",
         0.5,

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dicenas.training import TrainingData, get_recipe, open_data
 from dicenas.training.image_sets import Plan
-from dicenas.training.shards import window_order
+from dicenas.training.streams import window_order
 
 from .conftest import CLASSES, COUNTS, FORMS, add_member, digit_files, write_folders, write_tars
 
