@@ -10,8 +10,14 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from timm.layers._fx import register_notrace_module
-from timm.models import build_model_with_cfg, generate_default_cfgs, get_pretrained_cfg, is_model, register_model
+from timm.models import (
+    build_model_with_cfg,
+    generate_default_cfgs,
+    get_pretrained_cfg,
+    is_model,
+    register_model,
+    register_notrace_module,
+)
 from torch import Tensor, nn
 
 from dicenas.architecture import Architecture

@@ -19,13 +19,17 @@ from dicenas.nets import build, get_backbone
 __all__ = ["ClassifierHead", "TimmNetwork"]
 
 
+#: Poolings of timm that keep the number of channels.
+_POOLINGS = ("avg", "max", "avgmax", "fast", "")
+
+
 class ClassifierHead(nn.Module):
     """A network's head, taken apart as timm's models are: pooling, the layers behind it, dropout, classifier.
 
     Args:
         head: The head of a network of :func:`dicenas.build`; its layers keep their names.
         drop_rate: Dropout probability in front of the classifier.
-        pool_type: ``"avg"``, ``"max"``, ``"avgmax"``, or ``""`` for none: the logits are then a map.
+        pool_type: ``"avg"``, ``"max"``, ``"avgmax"``, timm's ``"fast"``, or ``""`` for none: the logits are then a map.
     """
 
     classifier: nn.Module
@@ -42,19 +46,12 @@ class ClassifierHead(nn.Module):
         """Change the pooling.
 
         Raises:
-            ValueError: timm has no such pooling, or it changes the number of channels.
+            ValueError: There is no such pooling; one that changes the number of channels, as timm's ``catavgmax``, does
+                not fit the layers behind.
         """
-        try:
-            pool = SelectAdaptivePool2d(pool_type=pool_type)
-        except AssertionError as error:
-            raise ValueError(
-                f"global_pool {pool_type!r} is not known to timm; expected avg, max, avgmax or ''"
-            ) from error
-        if pool.feat_mult() != 1:  # type: ignore[no-untyped-call]
-            raise ValueError(
-                f"global_pool {pool_type!r} changes the number of channels; expected avg, max, avgmax or ''"
-            )
-        self.global_pool = pool.train(self.training)
+        if pool_type not in _POOLINGS:
+            raise ValueError(f"global_pool {pool_type!r} should be one of {', '.join(map(repr, _POOLINGS))}")
+        self.global_pool = SelectAdaptivePool2d(pool_type=pool_type).train(self.training)
 
     def features(self, x: Tensor) -> Tensor:
         """Return the map that is pooled: some heads have a convolution in front."""
@@ -253,7 +250,7 @@ class TimmNetwork(nn.Module):
         kept = names[: names.index(self.feature_info[last]["module"]) + 1]
         stages = sum(name.startswith("stages") for name in kept)
         if prune_head or stages < len(self.stages):
-            self.num_features = self.feature_info[last]["num_chs"]
+            self.num_features = self.head_hidden_size = self.feature_info[last]["num_chs"]
             for name in ("conv", "expand", "hidden", "act"):
                 if name in self.head._modules:
                     delattr(self.head, name)
