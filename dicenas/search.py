@@ -307,8 +307,19 @@ def _session(
         config.search.seed,
         _first(space, config.search.first),
         _rungs(config.limits.rungs, config.limits.reduction_factor),
+        {} if data is None else _found(data),
     )
     return Session(run, task, workers), evaluate
+
+
+def _found(data: Data) -> dict[str, Any]:
+    """Return what tells other data from this, as far as a glance does."""
+    return {
+        "train": len(data.train),
+        "val": len(data.val),
+        "classes": list(data.class_names),
+        "mean": [round(mean, 3) for mean in data.mean],
+    }
 
 
 def _start_worker(run: RunFolder, workers: Workers, index: int, descriptor: int) -> Any:
@@ -322,7 +333,7 @@ def _start_worker(run: RunFolder, workers: Workers, index: int, descriptor: int)
     environment = {"DICENAS_STORAGE": workers.storage or run.storage_url}
     if not gpus and workers.count > 1:
         environment["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // workers.count))
-    return spawned(command, descriptor, environment)
+    return spawned(command, descriptor, environment, run.log_path)
 
 
 def _device() -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -23,7 +24,7 @@ from torch import nn
 import dicenas
 from dicenas.architecture import Architecture
 from dicenas.config import SearchConfig, parse_config
-from dicenas.evaluation import DataConfig, load_data
+from dicenas.evaluation import DataConfig, Evaluator, load_data
 from dicenas.nets import architecture_cost
 from dicenas.runs import RunFolder
 from dicenas.search import Report, run_search, search
@@ -176,6 +177,86 @@ def test_metrics_of_another_kind_fail_their_trial(tmp_path: Path) -> None:
     assert "accuracy" in str(trial.error)
 
 
+class Table(Evaluator):
+    """Looks up what an architecture is worth, and knows one cost before."""
+
+    trains_network = False
+
+    def __init__(self) -> None:
+        self.prepared: list[Path] = []
+
+    @property
+    def costs(self) -> Mapping[str, Callable[[Architecture], float]]:
+        return {"latency_ms": params_latency}
+
+    def prepare(self, folder: Path) -> None:
+        self.prepared.append(folder)
+        (folder / "table.txt").write_text("ready")
+
+    def __call__(self, architecture: Architecture, net: nn.Module, report: Report) -> dict[str, float]:
+        return macs_accuracy(architecture, net, report)
+
+
+def test_an_evaluator_that_trains_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(architecture: Architecture) -> nn.Module:
+        raise AssertionError("a network was built")
+
+    monkeypatch.setattr("dicenas.workers.network.build", forbidden)
+    evaluator = Table()
+    result = run(tmp_path, evaluator, trials=3, constraints={"latency_ms": 7.2}, latency=None)
+    folder = tmp_path / "run" / "evaluator"
+    assert evaluator.prepared == [folder]
+    assert (folder / "table.txt").read_text() == "ready"
+    for trial in result.run.trials():
+        assert trial.metrics["latency_ms"] == params_latency(trial.architecture) <= 7.2
+        assert not result.run.weights_path(trial.number).exists()
+    log = (tmp_path / "run" / "log.txt").read_text()
+    assert re.search(r"proposals: 3 evaluated; drawn again: \d+ infeasible, \d+ known already", log)
+    run(tmp_path, evaluator, trials=3, constraints={"latency_ms": 7.2}, latency=None)
+    assert evaluator.prepared == [folder]
+
+
+def test_what_was_reported_last_is_the_result_of_a_trial_that_ends_at_a_rung(tmp_path: Path) -> None:
+    calls: list[int] = []
+
+    def evaluate(architecture: Architecture, net: nn.Module, report: Report) -> dict[str, float]:
+        calls.append(0)
+        for epoch in range(1, 5):
+            calls[-1] = epoch
+            report(epoch, {"accuracy": epoch / 10 - len(calls) / 100})
+        return {"accuracy": 0.9, "epochs": 4}
+
+    result = run(tmp_path, evaluate, trials=4, objectives=("accuracy",), rungs=(1, 2), reduction_factor=4)
+    assert calls == [4, 1, 1, 1]
+    kept = [(trial.state, trial.metrics["accuracy"], trial.metrics["epochs"]) for trial in result.run.trials()]
+    assert kept[0] == ("complete", 0.9, 4)
+    assert kept[1] == ("complete", pytest.approx(0.08), 1)
+    with pytest.raises(ValueError, match=r"rungs \[2, 1\]"):
+        run(tmp_path, evaluate, name="other", rungs=(2, 1))
+
+
+def test_a_search_begins_with_known_networks(tmp_path: Path) -> None:
+    known = next(iter(SPACE.enumerate()))
+    result = run(tmp_path, trials=2, first=[known])
+    assert result.run.read_trial(0).architecture == known
+    with pytest.raises(ValueError, match="dicenet_100 is not a point of this shufflenetv2 space"):
+        run(tmp_path, name="other", first=["dicenet_100"])
+
+
+def test_two_searches_in_one_folder(tmp_path: Path) -> None:
+    said: list[str] = []
+
+    def evaluate(architecture: Architecture, net: nn.Module, report: Report) -> dict[str, float]:
+        with pytest.raises(ValueError, match="is in use") as refused:
+            run(tmp_path, trials=1)
+        said.append(str(refused.value))
+        return macs_accuracy(architecture, net, report)
+
+    run(tmp_path, evaluate, trials=1)
+    assert said[0].startswith(f"{tmp_path / 'run'} is in use by process {os.getpid()} on ")
+    run(tmp_path, trials=2)
+
+
 def test_interrupted_search_goes_on(tmp_path: Path) -> None:
     seen, evaluate = counting()
 
@@ -261,7 +342,7 @@ def test_a_run_folder_of_another_search_is_refused(tmp_path: Path) -> None:
     ("changes", "error", "said"),
     [
         ({"trials": 0}, ValueError, "trials 0"),
-        ({"sampler": "nsga"}, ValueError, "did you mean 'nsga2'"),
+        ({"sampler": "tpee"}, ValueError, "did you mean 'tpe'"),
         ({"objectives": ("acuracy",)}, ValueError, "did you mean 'accuracy'"),
         ({"constraints": {"energy": 1}}, ValueError, "energy"),
         ({"constraints": {"macs": 10}}, InfeasibleConstraintError, f"{SPACE.minimum('macs'):,}"),

@@ -69,4 +69,4 @@ def read_manifest(storage: BaseStorage, url: str, name: str, *, any_version: boo
             f"study {name!r} is worked on by dicenas {kept['version']}, this is {__version__}; workers of one search "
             "run the same code"
         )
-    return dict(kept["settings"])
+    return {key: value for key, value in kept["settings"].items() if key != "data_found"}

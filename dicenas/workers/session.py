@@ -56,6 +56,7 @@ class Task:
         seed: Seed of the sampler and of the initial weights.
         first: Architectures that are evaluated first.
         rungs: Makes the rungs, for directions of the objectives; ``None`` where every trial goes to its end.
+        data_found: What the data of the search is like; it may not change from one session, or worker, to another.
     """
 
     space: SpaceSpec
@@ -67,6 +68,7 @@ class Task:
     seed: int
     first: Sequence[Architecture] = ()
     rungs: Callable[[Mapping[str, Direction]], Rungs] | None = None
+    data_found: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -176,8 +178,9 @@ class Session:
                 self._complete_front()
                 run.write_front(self.objectives)
             write_report(run)
-        shared.board.leave()
-        return shared.finished - before
+        added = shared.finished - before
+        shared.close()
+        return added
 
     def _run_trials(self, shared: SharedStudy, settings: Mapping[str, Any], trials: int) -> None:
         run, workers = self.run_folder, self._workers
@@ -260,8 +263,10 @@ class Session:
             shared = self._open(settings, trials, index, events)
             events.write("worker_started", id=shared.board.worker, pid=os.getpid())
             reason = self._work(shared, trials, most)
-        except (ValueError, OSError, RuntimeError) as error:
-            events.write("worker_ended", reason=None, error=f"{error}")
+            shared.close()
+        except Exception as error:
+            logger.exception("this worker cannot go on")
+            events.write("worker_ended", reason=None, error=str(error) or type(error).__name__)
             raise
         events.write("worker_ended", reason=reason, error=None)
         return reason
@@ -303,7 +308,7 @@ class Session:
         if events is not None:
             before = board.register()
             index = before if index is None else index
-        shared = SharedStudy(run, board, events or EventLog(run.events_path), self._details)
+        shared = SharedStudy(run, database, board, events or EventLog(run.events_path), self._details)
         shared.study = ArchitectureStudy(
             self._task.space,
             **self._arguments,
@@ -314,7 +319,8 @@ class Session:
             claims=board,
         )
         others = [worker for worker in board.workers() if worker.id != board.worker]
-        check_manifest(shared.study.study, settings, alone=all(map(board.is_gone, others)))
+        found = {"data_found": dict(self._task.data_found)} if self._task.data_found else {}
+        check_manifest(shared.study.study, {**settings, **found}, alone=all(map(board.is_gone, others)))
         return shared
 
     def _details(self, proposal: Proposal) -> Mapping[str, float]:

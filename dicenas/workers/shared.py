@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 from torch import nn
 
@@ -34,6 +35,7 @@ class SharedStudy:
 
     Args:
         run: The run folder.
+        database: The database of the study.
         board: The claims of the study.
         events: Takes what happens.
         details: Gives metrics to be kept with a trial beside those of its outcome.
@@ -43,6 +45,7 @@ class SharedStudy:
     """
 
     run: RunFolder
+    database: RDBStorage
     board: Board
     events: EventLog
     details: Callable[[Proposal], Mapping[str, float]]
@@ -62,6 +65,13 @@ class SharedStudy:
     @study.setter
     def study(self, study: ArchitectureStudy) -> None:
         self._study = study
+
+    def close(self) -> None:
+        """Say that this worker ended, and close the database."""
+        self.board.leave()
+        self.board.disconnect()
+        self.database.remove_session()
+        self.database.engine.dispose()
 
     @property
     def finished(self) -> int:

@@ -12,12 +12,13 @@ import sqlalchemy as sa
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, GrpcStorageProxy, RDBStorage
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError
+from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, NoSuchModuleError, OperationalError
 
 from dicenas.runs import RunFolder
 
 __all__ = [
     "STORAGE_ERRORS",
+    "Patience",
     "StorageLostError",
     "board_engine",
     "hide_password",
@@ -38,7 +39,7 @@ _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.25, 8.0
 _BUSY_TIMEOUT_S = 60
 _CONNECT_TIMEOUT_S = 10
 
-# A refusal, which no waiting changes. The words of PostgreSQL and of MySQL.
+# A refusal, which no waiting changes. The words of PostgreSQL, MySQL and sqlite.
 _REFUSALS = (
     "authentication failed",
     "access denied",
@@ -47,6 +48,8 @@ _REFUSALS = (
     "could not translate host name",
     "failed to resolve host",
     "no password supplied",
+    "unable to open database file",
+    "disk is full",
 )
 
 _Result = TypeVar("_Result")
@@ -176,23 +179,55 @@ def retrying(action: Callable[[], _Result], what: str, *, patience_s: float = _P
     Raises:
         StorageLostError: The database refused, or did not answer in time.
     """
-    deadline = time.monotonic() + patience_s
-    wait = _FIRST_WAIT_S
+    patience = Patience(what, patience_s)
     while True:
         try:
             return action()
         except STORAGE_ERRORS as error:
-            reason = _reason(error)
-            if any(words in reason.lower() for words in _REFUSALS):
-                raise StorageLostError(f"{what} refuses: {reason}") from error
-            if not isinstance(error.__cause__ or error, OperationalError | StorageInternalError):
-                raise
-            if time.monotonic() + wait > deadline:
-                raise StorageLostError(f"{what} does not answer: {reason}") from error
-            logger.warning("%s does not answer, the next attempt is in %.2g s: %s", what, wait, reason)
+            patience.wait(error)
+
+
+class Patience:
+    """Waits between attempts at a database that does not answer, longer each time, and ends them after a while.
+
+    Args:
+        what: What does not answer, for messages.
+        seconds: How long to go on.
+    """
+
+    def __init__(self, what: str, seconds: float = _PATIENCE_S) -> None:
+        self._what = what
+        self._seconds = seconds
+        self.renew()
+
+    def renew(self) -> None:
+        """Begin anew: the database answered."""
+        self._since: float | None = None
+        self._wait = _FIRST_WAIT_S
+
+    def wait(self, error: Exception) -> None:
+        """Wait before the next attempt.
+
+        Args:
+            error: One of :data:`STORAGE_ERRORS`; what is no matter of an answer is raised again.
+
+        Raises:
+            StorageLostError: The database refused, or did not answer for too long.
+        """
+        reason = _reason(error)
+        if any(words in reason.lower() for words in _REFUSALS):
+            raise StorageLostError(f"{self._what} refuses: {reason}") from error
+        inner = error if isinstance(error, DBAPIError) else error.__cause__
+        if inner is not None and not isinstance(inner, OperationalError | InterfaceError):
+            raise error
+        now = time.monotonic()
+        self._since = now if self._since is None else self._since
+        if now + self._wait > self._since + self._seconds:
+            raise StorageLostError(f"{self._what} does not answer: {reason}") from error
+        logger.warning("%s does not answer, the next attempt is in %.2g s: %s", self._what, self._wait, reason)
         # Many workers that lost one database should not come back in step.
-        time.sleep(wait * random.uniform(0.5, 1.0))
-        wait = min(2 * wait, _LONGEST_WAIT_S)
+        time.sleep(self._wait * random.uniform(0.5, 1.0))
+        self._wait = min(2 * self._wait, _LONGEST_WAIT_S)
 
 
 def _reason(error: BaseException) -> str:

@@ -8,9 +8,11 @@ import os
 import selectors
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from dicenas.workers.events import Event, read_events
@@ -62,33 +64,51 @@ def forked(work: Callable[[int], None]) -> _Forked:
     Args:
         work: Called with the process number of this process.
     """
-    import threading
-
     parent = os.getpid()
     pid = os.fork()
     if pid:
         return _Forked(pid)
     status = 1
     try:
-        for number in (signal.SIGINT, signal.SIGTERM):  # who started this process decides what becomes of its trial
-            signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.SIG_IGN)
-        thread = threading.Thread(target=work, args=(parent,), name="worker")
+        os.setsid()  # Ctrl-C is for who started this process, and decides what becomes of its trial
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        ended = threading.Event()
+
+        threading.excepthook = lambda _: None  # the log of the run has it, and who watches was told
+
+        def body() -> None:
+            work(parent)
+            ended.set()
+
+        thread = threading.Thread(target=body, name="worker")
         thread.start()
         thread.join()
-        status = 0
+        status = 0 if ended.is_set() else 1
     finally:
         os._exit(status)
 
 
-def spawned(command: list[str], descriptor: int, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    """Start a process by its command line, with a file descriptor of this one; Ctrl-C does not reach it."""
-    return subprocess.Popen(
-        command,
-        pass_fds=[descriptor],
-        env={**os.environ, **environment},
-        start_new_session=True,
-        stdin=subprocess.DEVNULL,
-    )
+def spawned(
+    command: list[str], descriptor: int, environment: Mapping[str, str], output: Path
+) -> subprocess.Popen[bytes]:
+    """Start a process by its command line; Ctrl-C does not reach it.
+
+    Args:
+        command: The command line.
+        descriptor: File descriptor of this process that the new one has too.
+        environment: Variables beside those of this process.
+        output: File that what it prints is appended to.
+    """
+    with output.open("ab") as file:
+        return subprocess.Popen(
+            command,
+            pass_fds=[descriptor],
+            env={**os.environ, **environment},
+            start_new_session=True,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+        )
 
 
 def telling(descriptor: int) -> Callable[[Event], None]:
@@ -171,6 +191,7 @@ class Supervisor:
             child = self._start(index, writing)
         finally:
             os.close(writing)
+        os.set_blocking(reading, False)
         self._workers[index] = _Watched(index, child, reading)
         self._selector.register(reading, selectors.EVENT_READ, self._workers[index])
 
@@ -179,7 +200,10 @@ class Supervisor:
             self._read(key.data)
 
     def _read(self, watched: _Watched) -> bool:
-        data = os.read(watched.pipe, 65536)
+        try:
+            data = os.read(watched.pipe, 65536)
+        except BlockingIOError:  # a process that the worker started may hold the other end open
+            return False
         *lines, watched.buffer = (watched.buffer + data).split(b"\n")
         for event in read_events(b"\n".join(lines)):
             self._take(watched, event)
@@ -271,5 +295,9 @@ class Supervisor:
 
 
 def _kill(child: Child, number: signal.Signals) -> None:
+    """Send a signal to a worker and to what it started."""
     if child.poll() is None:
-        os.kill(child.pid, number)
+        try:
+            os.killpg(child.pid, number)
+        except ProcessLookupError:  # so young that it has no group of its own yet
+            os.kill(child.pid, number)

@@ -16,7 +16,7 @@ from dicenas.strategies import Proposal, SpaceExhaustedError
 from dicenas.workers.board import BEAT_EVERY_S, BudgetSpentError
 from dicenas.workers.network import LazyNetwork
 from dicenas.workers.shared import SharedStudy
-from dicenas.workers.storage import STORAGE_ERRORS, retrying
+from dicenas.workers.storage import STORAGE_ERRORS, Patience, retrying
 
 __all__ = ["Rungs", "Worker"]
 
@@ -82,6 +82,7 @@ class Worker:
             StorageLostError: The database did not answer for a minute.
         """
         shared, done = self._shared, 0
+        patience = Patience("the database of the study")
         with self._alive():
             while most is None or done < most:
                 try:
@@ -104,8 +105,9 @@ class Worker:
                         continue
                     self._run_trial(proposal)
                     done += 1
+                    patience.renew()
                 except STORAGE_ERRORS as error:
-                    logger.warning("the database did not answer: %s", error)
+                    patience.wait(error)
                     retrying(shared.resolve_own, "the database of the study")
         return None
 

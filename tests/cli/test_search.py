@@ -15,11 +15,11 @@ def test_three_mistakes_are_told_at_once_and_nothing_is_written(
 ) -> None:
     settings = yaml.safe_load(config.read_text(encoding="utf-8"))
     settings["space"]["ops"] = ["dicee", "skip"]
-    settings["search"]["sampler"] = "nsga"
+    settings["search"]["sampler"] = "tpee"
     settings["objectives"] = {"acuracy": "maximize"}
     config.write_text(yaml.safe_dump(settings), encoding="utf-8")
     message = refused("search", config, "--out", tmp_path / "runs")
-    for given, nearest in (("dicee", "dice"), ("nsga", "nsga2"), ("acuracy", "accuracy")):
+    for given, nearest in (("dicee", "dice"), ("tpee", "tpe"), ("acuracy", "accuracy")):
         assert given in message
         assert f"did you mean '{nearest}'" in message
     assert "3 problems" in message

@@ -30,7 +30,7 @@ def test_lost_connections_lose_nothing(tmp_path: Path, postgres: Postgres, datab
             postgres.drop_connections()
 
     check(kill_until_done(tmp_path, trials=30, workers=3, kills=1, seed=4, storage=database, disturb=drop), 30, 1)
-    assert "did not answer" in (tmp_path / "run" / "log.txt").read_text()
+    assert "does not answer, the next attempt" in (tmp_path / "run" / "log.txt").read_text()
 
 
 @pytest.mark.parametrize(
