@@ -48,7 +48,7 @@ class TrainEvaluator(Evaluator):
         config: The recipe.
         device: Where to train.
         parents: Run folder with the networks whose weights trainings start from; without one all start afresh.
-            A network of another number of classes, or without weights, is passed over.
+            Networks of another number of classes, and files of weights that are damaged, are passed over.
     """
 
     trains_network = True
@@ -75,8 +75,7 @@ class TrainEvaluator(Evaluator):
 
         Raises:
             TrainingDiverged: The loss became NaN or infinite.
-            ValueError: The device is not there, the network does not suit the data, or the weights of a parent are
-                damaged.
+            ValueError: The device is not there, or the network does not suit the data.
         """
         inherited = {} if self._parents is None else {"inherited": self._inherit(architecture, net, self._parents)}
         data = self._data.at_size(architecture.image_size[0])
@@ -86,16 +85,20 @@ class TrainEvaluator(Evaluator):
         }
 
     def _inherit(self, architecture: Architecture, net: nn.Module, parents: RunFolder) -> float:
-        parent = _nearest(architecture, parents)
-        if parent is None:
-            return 0.0
-        share = inherit_weights(net, parents.load_network(parent.number).state_dict())
-        logger.info("architecture %s starts from %.0f %% of trial %d", architecture.hash, 100 * share, parent.number)
-        return share
+        for parent in _nearest_first(architecture, parents):
+            try:
+                state_dict = parents.load_network(parent.number).state_dict()
+            except ValueError as error:
+                logger.warning("trial %d has no heirs: %s", parent.number, error)
+                continue
+            share = inherit_weights(net, state_dict)
+            logger.info("%s starts from %.0f %% of trial %d", architecture.hash, 100 * share, parent.number)
+            return share
+        return 0.0
 
 
-def _nearest(architecture: Architecture, run: RunFolder) -> TrialRecord | None:
-    """Return the trial with weights that differs in the fewest choices, of equals the newest."""
+def _nearest_first(architecture: Architecture, run: RunFolder) -> list[TrialRecord]:
+    """Return the trials with weights, those that differ in the fewest choices first, of equals the newest."""
     trained = [
         trial
         for trial in run.trials()
@@ -104,11 +107,7 @@ def _nearest(architecture: Architecture, run: RunFolder) -> TrialRecord | None:
         and trial.architecture.num_classes == architecture.num_classes
         and run.weights_path(trial.number).is_file()
     ]
-    return min(
-        trained,
-        key=lambda trial: (differing_choices(trial.architecture, architecture), -trial.number),
-        default=None,
-    )
+    return sorted(trained, key=lambda trial: (differing_choices(trial.architecture, architecture), -trial.number))
 
 
 def differing_choices(a: Architecture, b: Architecture) -> int:
