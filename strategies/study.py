@@ -296,8 +296,8 @@ class ArchitectureStudy:
             trial.set_user_attr("costs", dict(proposal.costs))
         for name, bound in self.constraints.items():
             trial.set_constraint(name, proposal.costs[name] - bound)
-        if self._sampler.passed_over:
-            trial.set_user_attr(PASSED_OVER, dict(self._sampler.passed_over))
+        if passed_over := dict(+self._sampler.passed_over):
+            trial.set_user_attr(PASSED_OVER, passed_over)
 
     def _drop(self, reason: str, again: bool) -> None:
         """End the trial that was asked for in vain; with ``again`` what was enqueued stays so, if nobody has it."""
@@ -306,7 +306,7 @@ class ArchitectureStudy:
         if self._claimed is not None:
             self._claims.release(self._claimed)
         trial = self.study.get_trials(deepcopy=False)[number]
-        self._end(number, {"passed_over_for": reason, PASSED_OVER: dict(self._sampler.passed_over)})
+        self._end(number, {"passed_over_for": reason, PASSED_OVER: dict(+self._sampler.passed_over)})
         given = trial.system_attrs.get("fixed_params", {})
         if again and self._is_whole(given):
             self._index.refresh()
