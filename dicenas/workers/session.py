@@ -284,6 +284,9 @@ class Session:
                         logger.info("suggested, but passed over: %s", reason)
             if not any(folder.iterdir()):
                 folder.rmdir()
+        if "latency_ms" in self._arguments["costs"] and not self._latency.ready:
+            with _one_at_a_time(self.run_folder.path):
+                self._latency(next(self._task.space.enumerate()))  # builds the table, or finds that of another worker
         worker = Worker(
             shared,
             evaluate,

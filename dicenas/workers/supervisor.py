@@ -10,6 +10,7 @@ import signal
 import subprocess
 import threading
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,7 +66,10 @@ def forked(work: Callable[[int], None]) -> _Forked:
         work: Called with the process number of this process.
     """
     parent = os.getpid()
-    pid = os.fork()
+    with warnings.catch_warnings():
+        # Python warns of other threads: they are those of progress bars and pools, which the copy does not use.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pid = os.fork()
     if pid:
         return _Forked(pid)
     status = 1

@@ -16,7 +16,7 @@ from dicenas.strategies import Proposal, SpaceExhaustedError
 from dicenas.workers.board import BEAT_EVERY_S, BudgetSpentError
 from dicenas.workers.network import LazyNetwork
 from dicenas.workers.shared import SharedStudy
-from dicenas.workers.storage import STORAGE_ERRORS, Patience, retrying
+from dicenas.workers.storage import STORAGE_ERRORS, Patience, StorageLostError, retrying
 
 __all__ = ["Rungs", "Worker"]
 
@@ -150,6 +150,8 @@ class Worker:
                 metrics = last
             if taken := RESERVED_METRICS.intersection(metrics):
                 raise ValueError(f"metrics may not be called {', '.join(sorted(taken))}: a trial's file has these keys")
+        except StorageLostError:  # no fault of the evaluation, at a rung
+            raise
         # SystemExit too: somebody else's code must not end a search.
         except (Exception, SystemExit) as error:
             logger.exception("the evaluation of architecture %s failed", proposal.hash)
