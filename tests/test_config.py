@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from dicenas.config import SAMPLERS, ConfigError, LatencyConfig, load_config, parse_config
-from dicenas.evaluation import TrainEvaluatorConfig
+from dicenas.config import (
+    EVALUATORS,
+    SAMPLERS,
+    ConfigError,
+    LatencyConfig,
+    TrialLimits,
+    evaluator_kind,
+    load_config,
+    parse_config,
+)
+from dicenas.evaluation import ProxyConfig, SupernetConfig, TrainEvaluatorConfig
 from dicenas.space import SpaceSpec
 
 QUICKSTART = Path(__file__).parent.parent / "configs" / "quickstart.yaml"
@@ -79,7 +89,7 @@ def test_blocks_of_inverted_residuals() -> None:
 def test_all_mistakes_at_once() -> None:
     config = given(
         space={"backbone": "shufflenetv2", "ops": ["separable", "dise"], "widths": [0.5, 0.6]},
-        search={"sampler": "nsga", "trials": -3},
+        search={"sampler": "nsgo2", "trials": -3},
         objectives={"acuracy": "maximize", "latency_ms": "lower"},
         constraints={"macs": -1, "energy": 3},
         latencies={},
@@ -89,12 +99,12 @@ def test_all_mistakes_at_once() -> None:
         "latencies": "did you mean 'latency'",
         "space.ops": "did you mean 'dice'",
         "space.widths": "no width 0.6",
-        "search.sampler = 'nsga'": "did you mean 'nsga2'",
+        "search.sampler = 'nsgo2'": "did you mean 'nsga2'",
         "search.trials = -3": "an integer of at least 1",
         "objectives.acuracy": "did you mean 'accuracy'",
         "objectives.latency_ms = 'lower'": "maximize, minimize",
         "constraints.macs = -1": "greater than 0",
-        "constraints.energy": "known: latency_ms, macs, params, peak_memory_mb",
+        "constraints.energy": "known: latency_ms, macs, params, peak_memory_mb, proxy_rank",
     }.items():
         assert [problem for problem in found if key in problem and said in problem], (key, said, found)
     assert len(found) == 9
@@ -127,6 +137,22 @@ def test_all_mistakes_at_once() -> None:
         ({"evaluator": {"epochs": True}}, "evaluator.epochs = True"),
         ({"evaluator": {"learning_rate": "fast"}}, "evaluator.learning_rate = 'fast'"),
         ({"evaluator": [3]}, "expected a mapping"),
+        ({"evaluator": {"kind": "supernett"}}, "did you mean 'supernet'"),
+        ({"evaluator": {"kind": ["train"]}}, "evaluator.kind = ['train']"),
+        ({"evaluator": {"kind": "proxy", "sampel": 3}, "objectives": None}, "did you mean 'sample'"),
+        ({"evaluator": {"inherit": "yes"}}, "evaluator.inherit = 'yes': expected true or false"),
+        ({"evaluator": {"rungs": [3, 1]}}, "a list of ascending integers of at least 1"),
+        ({"evaluator": {"rungs": 1}}, "a list of ascending integers of at least 1"),
+        ({"evaluator": {"epochs": 3, "rungs": [1, 3]}}, "expected epochs before the last one, 3"),
+        ({"evaluator": {"rungs": [1], "reduction_factor": 1}}, "evaluator.reduction_factor = 1"),
+        ({"evaluator": {"time_limit_s": 0}}, "evaluator.time_limit_s = 0: expected a number greater than 0"),
+        ({"evaluator": {"kind": "supernet", "rungs": [1]}}, "unknown key evaluator.rungs"),
+        ({"evaluator": {"kind": "supernet", "sampling": "sandwhich"}}, "did you mean 'sandwich'"),
+        ({"objectives": ["proxy_score"]}, "evaluator.kind train measures accuracy instead"),
+        ({"proxy": {"batch": 4}}, "nothing asks for it"),
+        ({"proxy": {"proxies": ["naswat"]}, "search": {"first_from_proxy": 2}}, "did you mean 'naswot'"),
+        ({"proxy": {"proxies": ["snip", "snip"]}, "constraints": {"proxy_rank": 0.5}}, "expected each proxy once"),
+        ({"search": {"first_from_proxy": 101}}, "expected at most the networks of proxy.sample, 100"),
         ({"latency": {"device": "cuda"}}, "latency.device: device cuda is asked for, but"),
         ({"latency": {"runtime": "tensorrt"}}, "latency.runtime = 'tensorrt'"),
         ({"latency": {"table": 3}}, "latency.table = 3"),
@@ -144,6 +170,76 @@ def test_each_mistake_is_said_alone(changes: dict[str, Any], said: str) -> None:
     found = problems(given(**changes))
     assert len(found) == 1, found
     assert said in found[0]
+
+
+def tabular(tmp_path: Path, **keys: Any) -> dict[str, Any]:
+    """A configuration that replays a table of one architecture and four epochs."""
+    space = SpaceSpec("shufflenetv2", ("dice_k3",), (0.1,), ((1,), (1,), (1,)), ("small",), (12,), num_classes=4)
+    header = {"schema_version": 2, "space": space.to_dict(), "seeds": [0], "recipe": {"epochs": 4}}
+    curves = dict.fromkeys(("val_accuracy", "val_loss", "train_loss"), [0.5] * 4)
+    numbers = dict.fromkeys(("seed", "test_accuracy", "macs", "params", "cpu_seconds", "wall_seconds"), 0)
+    (architecture,) = space.enumerate()
+    training = {"architecture": architecture.hash, "sample": {}, **curves, **numbers, "finished": "", "origin": ""}
+    path = tmp_path / "table.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in (header, training)), encoding="utf-8")
+    return {"name": "replayed", "evaluator": {"kind": "tabular", "path": str(path), **keys}}
+
+
+def test_every_kind_of_evaluator_reads_and_writes_its_section(tmp_path: Path) -> None:
+    sections = {
+        "train": ({"epochs": 5, "rungs": [1, 3], "reduction_factor": 2, "inherit": True}, TrainEvaluatorConfig),
+        "supernet": ({"sampling": "sandwich", "time_limit_s": 60}, SupernetConfig),
+        "proxy": ({"proxies": ["zen_score"], "sample": 20}, ProxyConfig),
+    }
+    for kind, (keys, described) in sections.items():
+        config = parse_config({"name": "x", "space": {"backbone": "mobilenetv2"}, "evaluator": {"kind": kind, **keys}})
+        assert type(config.evaluator) is described
+        assert evaluator_kind(config.evaluator) == kind
+        section = config.to_dict()["evaluator"]
+        assert {**section, **keys} == section
+        assert parse_config(config.to_dict()) == config
+    assert config.objectives == {"proxy_score": "maximize", "latency_ms": "minimize"}
+    assert set(EVALUATORS) == {*sections, "tabular"}
+
+
+def test_limits_of_trials() -> None:
+    assert parse_config(given()).limits == TrialLimits()
+    config = parse_config(given(evaluator={"epochs": 9, "rungs": [1, 3], "time_limit_s": 30}))
+    assert config.limits == TrialLimits(rungs=(1, 3), reduction_factor=3, time_limit_s=30)
+    # What is not asked for is not written: run folders of earlier versions go on.
+    assert set(parse_config(given()).to_dict()["evaluator"]) == {
+        *("kind", "epochs", "batch", "learning_rate", "weight_decay", "momentum", "max_grad_norm"),
+        *("label_smoothing", "threads", "augment"),
+    }
+    assert set(parse_config(given()).to_dict()["search"]) == {"sampler", "trials", "seed"}
+
+
+def test_a_table_says_its_space(tmp_path: Path) -> None:
+    config = parse_config(tabular(tmp_path, rungs=[1, 3]))
+    assert (config.data, config.latency.input_size, config.limits.rungs) == (None, None, (1, 3))
+    assert (config.space_spec().num_classes, config.space_spec().size) == (4, 1)
+    assert parse_config(config.to_dict()) == config
+    wrong = tabular(tmp_path, rungs=[4], latency="latency.json")
+    assert [text for text in problems(wrong) if "latency.json: is no file of latencies" in text]
+    wrong = {**tabular(tmp_path, rungs=[1, 4]), "latency": {"input_size": 224}, "data": {"dataset": "digits"}}
+    found = problems({**wrong, "constraints": {"proxy_rank": 0.5}})
+    for said in (
+        "evaluator.rungs = [1, 4]: expected epochs before the last one, 4",
+        "latency.input_size must be null or left out",
+        "data is given, but the table of evaluator.path says it",
+        "constraints.proxy_rank needs images",
+    ):
+        assert [text for text in found if said in text], (said, found)
+    assert len(found) == 4
+
+
+def test_proxies_beside_an_evaluator() -> None:
+    assert parse_config(given()).proxy is None
+    config = parse_config(given(constraints={"macs": 60e6, "proxy_rank": 0.5}))
+    assert config.proxy == ProxyConfig()
+    config = parse_config(given(search={"first_from_proxy": 4, "seed": 3}, proxy={"proxies": ["snip"], "sample": 9}))
+    assert config.proxy == ProxyConfig(("snip",), sample=9, seed=3)
+    assert parse_config(config.to_dict()) == config
 
 
 def test_files_that_are_no_configuration(tmp_path: Path) -> None:

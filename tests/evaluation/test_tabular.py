@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from dicenas.evaluation import StopEvaluation, TabularEvaluator, TrainingTable
+from dicenas.evaluation import StopEvaluation, TabularConfig, TabularEvaluator, TrainingTable, make_evaluator
 from dicenas.evaluation.tabular import SCHEMA_VERSION
 from dicenas.nets import architecture_cost
 from dicenas.space import SpaceSpec
@@ -235,3 +235,11 @@ def test_columns_and_seeds_that_are_not_there(table: Path, latencies: Path) -> N
         TabularEvaluator(table, training_seed=7)
     with pytest.raises(ValueError, match="is no file of latencies"):
         TabularEvaluator(table, latency=table)
+
+
+def test_made_from_its_description(table: Path, latencies: Path) -> None:
+    config = TabularConfig(str(table), latency=str(latencies), latency_column="fused_native", training_seed=1)
+    evaluator = make_evaluator(config, SPACE)
+    assert evaluator.costs["latency_ms"](ARCHITECTURES[0]) == 0.5
+    with pytest.raises(ValueError, match="is a table of another space"):
+        make_evaluator(config, SpaceSpec("shufflenetv2"))
