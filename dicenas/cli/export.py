@@ -103,6 +103,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         network = build(source.architecture)
         print(f"{source.name} has no trained weights: fresh ones are exported", file=sys.stderr)
+    print(f"writing {', '.join(formats)}, and verifying what was written", file=sys.stderr)
     try:
         result = export_network(
             network,

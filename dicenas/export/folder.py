@@ -95,7 +95,9 @@ def export_network(
     _check_arguments(network, formats, class_names, normalization, dtype)
     _check_folder(out_dir, force)
     architecture = network.architecture
-    size = architecture.replace(image_size=image_size or architecture.image_size).image_size
+    size = architecture.image_size
+    if image_size is not None:
+        size = architecture.replace(image_size=image_size).image_size  # checks it
     cost = architecture_cost(architecture)
     all_metrics = {"macs": cost.macs, "params": cost.params, **(metrics or {})}
     metrics_text = json.dumps(all_metrics, indent=2, allow_nan=False) + "\n"
