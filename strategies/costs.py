@@ -108,7 +108,9 @@ def bounded_costs(
     bounds = check_constraints(constraints, known)
     if "latency_ms" in objectives and "latency_ms" not in known:
         raise ValueError("objective 'latency_ms' has no source: give costs={'latency_ms': function of an architecture}")
-    closed_forms = {name: bound for name, bound in bounds.items() if name in CLOSED_FORMS and name not in costs}
+    closed_forms: dict[str, float] = {
+        name: bound for name, bound in bounds.items() if name in CLOSED_FORMS and name not in costs
+    }
     check_feasible(space, closed_forms, image_size)
     wanted = {"macs", "params", *objectives, *bounds, *costs}
     return {name: known[name] for name in known if name in wanted}, bounds, closed_forms

@@ -20,7 +20,7 @@ def domination_ranks(losses: ArrayLike) -> NDArray[np.int64]:
     if points.shape[1] == 1:
         ranks: NDArray[np.int64] = np.unique(points[:, 0], return_inverse=True)[1].astype(np.int64)
         return ranks
-    no_worse = (points[:, None] <= points[None]).all(-1)
+    no_worse: NDArray[np.bool_] = np.all(points[:, None] <= points[None], axis=-1)
     dominates = no_worse & ~no_worse.T
     dominators = dominates.sum(0)
     ranks = np.full(len(points), -1, np.int64)
