@@ -324,8 +324,9 @@ def test_an_exported_network_is_a_model(exported: Path, tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_registered(exported: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="timm has a model 'resnet18' already"):
-        ours.register_exported(exported, "resnet18")
+    for taken in ("resnet18", "dicenet_100", "build"):
+        with pytest.raises(ValueError, match=f"the name '{taken}' is taken"):
+            ours.register_exported(exported, taken)
     with pytest.raises(ValueError, match="'my network' is no name for a model"):
         ours.register_exported(exported, "my network")
     with pytest.raises(FileNotFoundError, match=r"architecture\.json"):

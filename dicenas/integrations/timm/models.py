@@ -59,8 +59,8 @@ def register_exported(folder: str | Path, name: str | None = None) -> str:
     name = re.sub(r"\W", "_", folder.name) if name is None else name
     if not name.isidentifier():
         raise ValueError(f"{name!r} is no name for a model: letters, digits and underscores, no digit first")
-    if is_model(name) and name not in _EXPORTED:
-        raise ValueError(f"timm has a model {name!r} already; give another name")
+    if (is_model(name) or name in globals()) and name not in _EXPORTED:
+        raise ValueError(f"the name {name!r} is taken; give the model another one")
     weights = folder / "model.safetensors"
     if weights.is_file():
         _check_weights(weights, architecture)
