@@ -17,9 +17,9 @@ from dicenas.architecture import Architecture
 from dicenas.config import LatencyConfig, SearchConfig, parse_config
 from dicenas.config.schema import plain
 from dicenas.evaluation import Data, Evaluate, Evaluator, Report, load_data, make_evaluator
-from dicenas.export import FORMATS, export_network
+from dicenas.export import FORMATS, check_formats, export_network
 from dicenas.pareto import Direction
-from dicenas.report import write_report
+from dicenas.report import architecture_svg, write_report
 from dicenas.run_session import claim_folder
 from dicenas.runs import RunFolder, TrialRecord
 from dicenas.space import SpaceSpec
@@ -207,6 +207,7 @@ def run_search(
     Raises:
         ValueError: The data cannot be used, a bound cannot be met, or the run folder belongs to another search.
     """
+    check_formats(config.export.formats)  # a missing package shows now, not at the end
     run = RunFolder(Path(out) / config.name)
     crew = Workers(workers, Limits(config.limits.time_limit_s), None, storage, proxy, tensorboard)
 
@@ -351,6 +352,7 @@ def _export(run: RunFolder, trial: TrialRecord, config: SearchConfig, data: Data
         metrics=trial.metrics,
         class_names=data.class_names,
         normalization=(data.mean, data.std),
+        drawing=architecture_svg(trial.architecture),
         force=True,
     )
     write_report(run)
