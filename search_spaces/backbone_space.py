@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from dicenas.architecture import Architecture
 from dicenas.nets import build, get_backbone
+from dicenas.search_spaces.one_shot import copy_weights, module_name, share_weights
 from dicenas.space import SpaceSpec
 
 __all__ = ["BackboneSpace", "BlockChoice", "SpaceArguments", "make_space"]
@@ -40,16 +41,16 @@ class BlockChoice(LayerChoice):
     """
 
     def add_module(self, name: str, module: nn.Module | None) -> None:
-        super().add_module(name.replace(".", ","), module)
+        super().add_module(module_name(name), module)
 
     def __getitem__(self, name: int | str) -> nn.Module:
         if name not in self.names:
             raise KeyError(f"{name!r} is none of the blocks {self.names}")
-        return self.get_submodule(str(name).replace(".", ","))
+        return self.get_submodule(module_name(str(name)))
 
     def __setitem__(self, name: int | str, module: nn.Module) -> None:
         self[name]  # there is one to replace
-        setattr(self, str(name).replace(".", ","), module)
+        setattr(self, module_name(str(name)), module)
 
     def __iter__(self) -> Iterator[nn.Module]:
         return (self[name] for name in self.names)
@@ -82,6 +83,7 @@ class BackboneSpace(ModelSpace):
         super().__init__()
         self.spec = SpaceSpec(backbone, **{name: _frozen(value) for name, value in arguments.items()})
         self.architecture: Architecture | None = None
+        self._weights_are_shared = False
         context = current_model()
         if context is None:
             self._build_free()
@@ -91,8 +93,10 @@ class BackboneSpace(ModelSpace):
             self.stem, self.stages, self.head = network.stem, network.stages, network.head
 
     def _own_labels(self, sample: Mapping[str, Any]) -> dict[str, Any]:
-        # A sample of NNI may hold the evaluator's labels too, and a context a mark of its own.
-        return {choice.label: sample[choice.label] for choice in self.spec.choices if choice.label in sample}
+        # A sample of NNI may hold the evaluator's labels too, and a context a mark of its own. One-shot strategies know
+        # blocks by the names of their modules.
+        own = {choice.label: sample[choice.label] for choice in self.spec.choices if choice.label in sample}
+        return {label: value.replace(",", ".") if isinstance(value, str) else value for label, value in own.items()}
 
     def _build_free(self) -> None:
         spec = self.spec
@@ -126,11 +130,28 @@ class BackboneSpace(ModelSpace):
     def freeze(self, sample: Mapping[str, Any]) -> BackboneSpace:
         """Return the network of a sample: a new one that shares no parameter with any other.
 
+        Its weights are fresh, or copies of those that a one-shot strategy of NNI trained. Running statistics of the
+        latter are those of all networks together: :func:`dicenas.evaluation.recalibrate` takes them anew.
+
         Raises:
             ValueError: An active label is missing, or a value is not among the choices.
         """
-        with model_context(self._own_labels(sample)):
-            return make_space(self.spec)
+        own = self._own_labels(sample)
+        with model_context(own):
+            network = make_space(self.spec)
+        if self._weights_are_shared:
+            copy_weights(self, own, network)
+        return network
+
+    def extra_oneshot_hooks(self, strategy: Any) -> list[Any]:
+        """Make the space ready for a one-shot strategy of NNI, which calls this before it changes the space.
+
+        Raises:
+            ValueError: The space leaves open what these strategies cannot choose, a width say.
+        """
+        share_weights(self)
+        self._weights_are_shared = True
+        return []
 
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.head(self.stages(self.stem(x)))
