@@ -13,6 +13,7 @@ from optuna.samplers import BaseSampler, GPSampler, NSGAIIISampler, NSGAIISample
 from dicenas.space import SpaceSpec
 from dicenas.spelling import did_you_mean
 from dicenas.strategies.evolution import EvolutionSampler
+from dicenas.strategies.predictor import PredictorSampler
 
 __all__ = ["SAMPLERS", "check_sampler", "make_sampler"]
 
@@ -36,11 +37,22 @@ def _nsga3(seed: _Seed, space: SpaceSpec | None) -> BaseSampler:
         return NSGAIIISampler(seed=seed, population_size=_POPULATION_SIZE)
 
 
+def _predictor(seed: _Seed, space: SpaceSpec | None) -> BaseSampler:
+    if importlib.util.find_spec("sklearn") is None:
+        raise ImportError(
+            "sampler 'predictor' needs scikit-learn: install it (pip install scikit-learn) or take sampler 'evolution'"
+        )
+    if space is None:
+        raise ValueError("sampler 'predictor' needs the architectures of a SpaceSpec; take sampler 'tpe' here")
+    return PredictorSampler(space, seed=seed)
+
+
 _SAMPLERS: dict[str, Callable[[_Seed, SpaceSpec | None], BaseSampler]] = {
     "evolution": lambda seed, space: EvolutionSampler(space, seed=seed),
     "gp": _gp,
     "nsga2": lambda seed, space: NSGAIISampler(seed=seed, population_size=_POPULATION_SIZE),
     "nsga3": _nsga3,
+    "predictor": _predictor,
     "random": lambda seed, space: RandomSampler(seed=seed),
     "tpe": lambda seed, space: TPESampler(seed=seed),
 }

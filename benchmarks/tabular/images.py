@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from zipfile import ZipFile
 
@@ -15,7 +14,6 @@ from PIL import Image
 from torch import Tensor
 
 from dicenas.evaluation import Data, MemoryImages
-from dicenas.evaluation.images import resize_images
 
 from .table import Recipe
 
@@ -29,17 +27,16 @@ def default_folder() -> Path:
     return Path(os.environ.get("DICENAS_REFERENCE", _ROOT.parent / "shared")) / "data"
 
 
-def load_parts(folder: Path, recipe: Recipe, sizes: Sequence[int]) -> tuple[dict[int, tuple[Data, Data]], str]:
-    """Read the images of a recipe.
+def load_parts(folder: Path, recipe: Recipe) -> tuple[Data, Data, str]:
+    """Read the images of a recipe in their own size; :meth:`~dicenas.evaluation.Data.at_size` gives others.
 
     Args:
         folder: Holds ``cifar10-train.zip`` and ``cifar10-test.zip``, one folder of image files for each class.
         recipe: Says how many images of each class.
-        sizes: Heights and widths that the images are resized to, in pixels.
 
     Returns:
-        By size, training and validation images, and the same with the test images in the validation images' place;
-        and the digest of the files read.
+        Training and validation images; the same with the test images in the validation images' place; the digest of
+        the files read.
 
     Raises:
         FileNotFoundError: An archive is not there.
@@ -53,14 +50,14 @@ def load_parts(folder: Path, recipe: Recipe, sizes: Sequence[int]) -> tuple[dict
     _, test, test_labels = _read(test_archive, slice(0, recipe.test_per_class), recipe.test_per_class, digest)
     pixels = train.double() / 255
     mean, std = pixels.mean((0, 2, 3)).tolist(), pixels.std((0, 2, 3)).tolist()
-
-    def data(held_out: Tensor, labels: Tensor, size: int) -> Data:
-        parts = [(train, train_labels), (held_out, labels)]
-        resized = [MemoryImages(resize_images(images, size), of_images, size) for images, of_images in parts]
-        return Data(resized[0], resized[1], classes, tuple(mean), tuple(std), augmentable=True)
-
-    by_size = {size: (data(val, val_labels, size), data(test, test_labels, size)) for size in sizes}
-    return by_size, digest.hexdigest()[:16]
+    trained = MemoryImages(train, train_labels, train.shape[-1])
+    data = [
+        Data(
+            trained, MemoryImages(images, labels, images.shape[-1]), classes, tuple(mean), tuple(std), augmentable=True
+        )
+        for images, labels in ((val, val_labels), (test, test_labels))
+    ]
+    return data[0], data[1], digest.hexdigest()[:16]
 
 
 def _read(path: Path, chosen: slice, needed: int, digest: hashlib._Hash) -> tuple[tuple[str, ...], Tensor, Tensor]:

@@ -20,7 +20,7 @@ from dicenas.nets import architecture_cost
 from .images import default_folder, load_parts
 from .table import RECIPE, SPACE, Claims, Recipe, Table, header, order
 
-__all__ = ["run", "train"]
+__all__ = ["origin", "run", "train"]
 
 logger = logging.getLogger(__name__)
 
@@ -45,10 +45,10 @@ def run(
         0, the exit status.
     """
     torch.set_num_threads(recipe.threads)
-    data, digest = load_parts(folder or default_folder(), recipe, SPACE.resolutions)
+    train_data, test_data, digest = load_parts(folder or default_folder(), recipe)
     table = Table(path, header(recipe, digest))
     claims = Claims(path.with_suffix(".claims"))
-    origin = _origin()
+    of = origin()
     done = 0
     for number, (architecture, seed) in enumerate(order()):
         if (stop is not None and stop.exists()) or done == limit:
@@ -59,7 +59,7 @@ def run(
             if not claimed or (architecture.hash, seed) in table.trainings():
                 continue
             try:
-                training = train(architecture, seed, recipe, *data[architecture.image_size[0]], origin)
+                training = train(architecture, seed, recipe, train_data, test_data, of)
             except TrainingDiverged as error:
                 logger.error("%d: %s; left out", number + 1, error)  # the others are worth having all the same
                 continue
@@ -101,8 +101,9 @@ def train(
     )
     torch.manual_seed(seed)
     net = build(architecture)
-    train_and_evaluate(net, train_data, config, report=report)
-    test_accuracy = evaluate(net, test_data)["accuracy"]
+    size = architecture.image_size[0]
+    train_and_evaluate(net, train_data.at_size(size), config, report=report)
+    test_accuracy = evaluate(net, test_data.at_size(size))["accuracy"]
     cost = architecture_cost(architecture)
     return Training(
         architecture=architecture.hash,
@@ -121,7 +122,8 @@ def train(
     )
 
 
-def _origin() -> str:
+def origin() -> str:
+    """Return the version of the code, of torch, and the processor."""
     root = Path(dicenas.__file__).resolve().parent
     command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=10"]
     found = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -35,7 +35,7 @@ __all__ = [
 #: Metrics that a constraint may bound: those known before an architecture is trained.
 CONSTRAINTS = ("latency_ms", "macs", "params", "peak_memory_mb", "proxy_rank")
 #: Samplers of :mod:`dicenas.strategies`, named here too since importing that takes seconds.
-SAMPLERS = ("evolution", "gp", "nsga2", "nsga3", "random", "tpe")
+SAMPLERS = ("evolution", "gp", "nsga2", "nsga3", "predictor", "random", "tpe")
 
 
 #: Value of ``latency.table`` for a table of the run's own.
