@@ -262,10 +262,14 @@ class Session:
         try:
             shared = self._open(settings, trials, index, events)
             events.write("worker_started", id=shared.board.worker, pid=os.getpid())
-            reason = self._work(shared, trials, most)
+            with ExitStack() as stack:
+                if watch is None:  # nobody else shows how far it is
+                    progress = stack.enter_context(Progress(self.run_folder.path.name, trials, shared.finished))
+                    shared.events = EventLog(self.run_folder.events_path, index or 0, progress.show)
+                reason = self._work(shared, trials, most)
             shared.close()
         except Exception as error:
-            logger.exception("this worker cannot go on")
+            logger.info("this worker cannot go on", exc_info=True)
             events.write("worker_ended", reason=None, error=str(error) or type(error).__name__)
             raise
         events.write("worker_ended", reason=reason, error=None)
@@ -274,16 +278,16 @@ class Session:
     def _work(self, shared: SharedStudy, trials: int, most: int | None = None) -> str | None:
         evaluate = self._task.evaluate
         if isinstance(evaluate, Evaluator):
-            folder = self.run_folder.path / "evaluator"
-            with _one_at_a_time(folder):
-                evaluate.prepare(folder)
+            if type(evaluate).prepare is not Evaluator.prepare:
+                folder = self.run_folder.path / "evaluator"
+                with _one_at_a_time(folder):
+                    evaluate.prepare(folder)
+            with _one_at_a_time(self.run_folder.path):
                 for architecture in evaluate.suggestions:
                     try:
                         shared.study.enqueue(architecture)
                     except ValueError as reason:  # it breaks a bound
                         logger.info("suggested, but passed over: %s", reason)
-            if not any(folder.iterdir()):
-                folder.rmdir()
         if "latency_ms" in self._arguments["costs"] and not self._latency.ready:
             with _one_at_a_time(self.run_folder.path):
                 self._latency(next(self._task.space.enumerate()))  # builds the table, or finds that of another worker

@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 # How long a worker that has nothing to do waits before it looks again, in seconds.
 _IDLE_S = 0.5
+_IDLE_LONG_S = 10.0
 
 
 class Rungs(Protocol):
@@ -101,7 +102,8 @@ class Worker:
                     except SpaceExhaustedError as reason:
                         if not running:
                             return str(reason)
-                        time.sleep(_IDLE_S)
+                        # Only what others give up can still come, and each attempt leaves a trace in the study.
+                        time.sleep(_IDLE_LONG_S)
                         continue
                     self._run_trial(proposal)
                     done += 1
