@@ -58,7 +58,7 @@ def kill_until_done(
     """Run a search to its end, and kill its workers, now and then all of it, while it runs."""
     rng, counts, run = random.Random(seed), Counts(), RunFolder(folder / "run")
     kept: dict[int, bytes] = {}
-    deadline = time.monotonic() + 120 + 20 * kills
+    deadline = time.monotonic() + 900 + 30 * kills
     process = start(folder, trials, workers, storage)
     counts.starts += 1
     while True:

@@ -17,8 +17,8 @@ import dicenas.workers.manifest
 from dicenas.cli import main
 from dicenas.runs import RunFolder
 from dicenas.workers import StorageLostError, open_storage
-from tests.reliability.conftest import Postgres
 from tests.reliability.killing import kill_until_done
+from tests.reliability.postgres import Postgres
 from tests.reliability.test_kills import check
 
 
