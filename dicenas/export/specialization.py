@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import textwrap
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,15 +28,18 @@ class Specialization:
     """What a network fixes of a class.
 
     Attributes:
-        signature: Signature of the constructor.
+        signature: Signature of the constructor, with the defaults that it is written with.
         constants: Parameters with one value throughout the network; they go.
         switches: Parameters that name an activation or are ``None``, where the network has one activation; they
             become booleans.
+        defaults: Defaults that are not those of the class: an activation that the network has, in place of one that
+            it has not.
     """
 
     signature: inspect.Signature
     constants: Mapping[str, Any] = field(default_factory=dict)
     switches: Mapping[str, str] = field(default_factory=dict)
+    defaults: Mapping[str, Any] = field(default_factory=dict)
 
 
 def specialization_of(cls: type[nn.Module], calls: Sequence[Mapping[str, Any]]) -> Specialization:
@@ -46,6 +50,7 @@ def specialization_of(cls: type[nn.Module], calls: Sequence[Mapping[str, Any]]) 
     signature = inspect.signature(cls)
     constants: dict[str, Any] = {}
     switches: dict[str, str] = {}
+    defaults: dict[str, Any] = {}
     for name, parameter in signature.parameters.items():
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue
@@ -59,7 +64,14 @@ def specialization_of(cls: type[nn.Module], calls: Sequence[Mapping[str, Any]]) 
             (value,) = names
             if isinstance(value, str) and _only_names_activation(cls, name):
                 switches[name] = value
-    return Specialization(signature, constants, switches)
+        names_something = all(value is None or isinstance(value, str) for value in (parameter.default, *values))
+        if names_something and parameter.default not in values and name not in {**constants, **switches}:
+            defaults[name] = Counter(values).most_common(1)[0][0]
+    parameters = [
+        parameter.replace(default=defaults.get(name, parameter.default))
+        for name, parameter in signature.parameters.items()
+    ]
+    return Specialization(signature.replace(parameters=parameters), constants, switches, defaults)
 
 
 def _only_names_activation(cls: type[nn.Module], parameter: str) -> bool:

@@ -62,6 +62,7 @@ def _fix_parameters(method: ast.FunctionDef, own: Specialization) -> None:
     positional = [*arguments.posonlyargs, *arguments.args]
     first_default = len(positional) - len(arguments.defaults)
     defaults = dict(zip((argument.arg for argument in positional[first_default:]), arguments.defaults, strict=True))
+    defaults |= {name: literal(own.defaults[name]) for name in own.defaults if name in defaults}
     for name in own.switches:
         if name in defaults:
             defaults[name] = as_switch(defaults[name])

@@ -246,7 +246,7 @@ def test_program_that_differs_leaves_nothing(trained: Trained, tmp_path: Path, m
         write(program, path)
 
     monkeypatch.setattr(folder, "write_pt2", write_other)
-    stages = (("skip",), ("skip",), ("skip",))
+    stages = (("separable_k3",),) * 3
     network = trained(Architecture("shufflenetv2", 0.1, stages, stem="small", image_size=(32, 32), num_classes=10))
     with pytest.raises(ExportVerificationError, match=r"ok   torch .*(.|\n)*FAIL torch.export +input 3 x 3 x 32 x 32"):
         export_network(network, tmp_path / "net", ("pt2",))

@@ -92,8 +92,9 @@ def test_networks_found_by_search(name: str, trained: Any, tmp_path: Path) -> No
         for net in (exported, build(network.architecture))
     ]
     assert settings[0] == settings[1]
-    # Only the activations that it has.
+    # Only the activations that it has, in defaults too.
     assert "silu" not in source
+    assert "prelu" not in source
 
 
 @pytest.mark.parametrize("backbone", list_backbones())
