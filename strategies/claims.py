@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Protocol
 
 from dicenas.strategies.index import HASH, TrialIndex
@@ -35,16 +34,14 @@ class StudyClaims:
     time both see it, or the later one does. Whoever sees it draws again.
 
     Args:
-        index: Reads the trials of the study.
-        set_user_attr: Sets an attribute of a trial.
+        index: The trials of the study.
     """
 
-    def __init__(self, index: TrialIndex, set_user_attr: Callable[[int, str, object], None]) -> None:
+    def __init__(self, index: TrialIndex) -> None:
         self._index = index
-        self._set_user_attr = set_user_attr
 
     def claim(self, architecture: str, trial: int) -> int | None:
-        self._set_user_attr(trial, HASH, architecture)
+        self._index.set_user_attr(trial, HASH, architecture)
         self._index.refresh()
         return min(self._index.holders(architecture) - {trial}, default=None)
 

@@ -49,7 +49,7 @@ class EvolutionSampler(BaseSampler):
         space: SpaceSpec | None = None,
         *,
         population_size: int = 20,
-        tournament_size: int = 5,
+        tournament_size: int = 10,
         seed: int | None = None,
     ) -> None:
         if population_size < 2:

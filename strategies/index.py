@@ -1,11 +1,15 @@
-"""What the trials of a study evaluated, read trial by trial as they come."""
+"""The trials of a study by what they evaluate: read as they come, and ended."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from optuna import Study
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 __all__ = ["HASH", "PASSED_OVER", "ProposalCounts", "TrialIndex", "holds", "is_evaluation"]
@@ -13,6 +17,7 @@ __all__ = ["HASH", "PASSED_OVER", "ProposalCounts", "TrialIndex", "holds", "is_e
 # User attributes of trials.
 HASH = "architecture_hash"
 PASSED_OVER = "passed_over"
+INTERRUPTED = "interrupted"
 
 
 @dataclass(frozen=True)
@@ -38,12 +43,13 @@ class ProposalCounts:
 
 def is_evaluation(trial: FrozenTrial) -> bool:
     """Return whether a finished trial stands for an evaluation; other trials are leftovers."""
-    return trial.state == TrialState.COMPLETE or "error" in trial.user_attrs
+    attrs = trial.user_attrs
+    return trial.state == TrialState.COMPLETE or ("error" in attrs and INTERRUPTED not in attrs)
 
 
 def holds(trial: FrozenTrial) -> str | None:
     """Return the hash of what a trial evaluated, is evaluating or is to evaluate; None where there is no such thing."""
-    if trial.state.is_finished() and not is_evaluation(trial):
+    if not (is_evaluation(trial) if trial.state.is_finished() else INTERRUPTED not in trial.user_attrs):
         return None
     digest: str | None = trial.user_attrs.get(HASH)
     return digest
@@ -54,10 +60,13 @@ class TrialIndex:
 
     Args:
         study: The study; other processes may add to it.
+        storage: Its storage.
     """
 
-    def __init__(self, study: Study) -> None:
+    def __init__(self, study: Study, storage: BaseStorage) -> None:
         self._study = study
+        self._storage = storage
+        self._study_id = storage.get_study_id_from_name(study.study_name)
         self._seen = 0
         self._open: set[int] = set()
         self._waiting: set[int] = set()
@@ -119,3 +128,22 @@ class TrialIndex:
     def counts(self) -> ProposalCounts:
         """What became of the proposals; those of evaluations that go on are not counted yet."""
         return ProposalCounts(evaluated=self.finished, **self._passed_over)
+
+    def enqueue(self, params: Mapping[str, Any], digest: str) -> None:
+        """Have parameters evaluated before anything that is proposed; their hash is held from now on."""
+        self._study.enqueue_trial(dict(params), user_attrs={HASH: digest})
+
+    def set_user_attr(self, number: int, name: str, value: object) -> bool:
+        """Set an attribute of a trial; returns whether it could be set, that is whether the trial goes on."""
+        trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
+        try:
+            self._storage.set_trial_user_attr(trial_id, name, value)
+        except UpdateFinishedTrialError:
+            return False
+        return True
+
+    def end(self, number: int, attrs: Mapping[str, object], values: Sequence[float] | None = None) -> None:
+        """End a trial with its values, or as failed; one that has ended, here or elsewhere, stays as it is."""
+        if all(self.set_user_attr(number, name, value) for name, value in attrs.items()):
+            state = None if values is not None else TrialState.FAIL
+            self._study.tell(number, values, state=state, skip_if_finished=True)

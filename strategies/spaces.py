@@ -107,7 +107,7 @@ class ArchitectureSpace(SearchedSpace):
         self.distributions = {choice.label: CategoricalDistribution(choice.values) for choice in space.choices}
         self.size = space.size
         self.fingerprint = space.fingerprint
-        self._space, self._book, self._rng = space, book, rng
+        self.space, self._book, self._rng = space, book, rng
         self._infeasible = 0
         self._finder = Finder(space, book, closed_forms, image_size, rng, self._count_infeasible)
 
@@ -116,10 +116,10 @@ class ArchitectureSpace(SearchedSpace):
 
     def propose(self, number: int, params: Mapping[str, Any], costs: Mapping[str, float] | None = None) -> Proposal:
         sample: dict[str, Any] = {}
-        for choice in self._space.choices:
+        for choice in self.space.choices:
             if choice.active(sample):
                 sample[choice.label] = params[choice.label]
-        return self._proposal(number, sample, self._space.architecture(sample), costs or {})
+        return self._proposal(number, sample, self.space.architecture(sample), costs or {})
 
     def params(self, architecture: Architecture) -> dict[str, Any]:
         """Return parameters that stand for an architecture; what is inactive in it is drawn.
@@ -127,10 +127,10 @@ class ArchitectureSpace(SearchedSpace):
         Raises:
             ValueError: It is not a point of the space.
         """
-        sample = self._space.sample(architecture)
+        sample = self.space.sample(architecture)
         return {
             choice.label: sample[choice.label] if choice.label in sample else self._rng.choice(choice.values)
-            for choice in self._space.choices
+            for choice in self.space.choices
         }
 
     def examine(self, proposal: Proposal) -> Proposal:

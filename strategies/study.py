@@ -10,26 +10,23 @@ from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution
-from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from dicenas.architecture import Architecture
 from dicenas.pareto import Direction, pareto_front
 from dicenas.space import SpaceSpec
-from dicenas.strategies.claims import Claims, StudyClaims
-from dicenas.strategies.costs import CostFunction, InfeasibleConstraintError, bounded_costs
+from dicenas.strategies.claims import Claims
+from dicenas.strategies.costs import CostFunction, bounded_costs
 from dicenas.strategies.feasible import CostBook
-from dicenas.strategies.index import HASH, PASSED_OVER, ProposalCounts, TrialIndex
+from dicenas.strategies.index import HASH, ProposalCounts, TrialIndex
 from dicenas.strategies.objectives import parse_objectives
-from dicenas.strategies.resampling import ResamplingSampler
-from dicenas.strategies.samplers import check_sampler, draws, make_sampler, session_seed
+from dicenas.strategies.proposing import Proposer
+from dicenas.strategies.samplers import check_sampler, session_seed
 from dicenas.strategies.spaces import (
     ArchitectureSpace,
     ParameterSpace,
-    PassedOverError,
     SearchedSpace,
-    SpaceExhaustedError,
 )
 from dicenas.strategies.trials import Outcome, Proposal, describe, from_dict, judge, to_dict
 
@@ -109,7 +106,7 @@ class ArchitectureStudy:
         self.objectives = parse_objectives(objectives, directions)
         self.constraints: dict[str, float] = {}
         self._on_trial_end = on_trial_end
-        self._given_claims = claims
+        self._claims = claims
         self._rng = Random()
         self._searched: SearchedSpace
         if isinstance(space, SpaceSpec):
@@ -161,17 +158,10 @@ class ArchitectureStudy:
         trials = self.study.get_trials(deepcopy=False)
         seed = session_seed(self._seed, len(trials), self._worker)
         self._rng.seed(None if seed is None else f"find {seed}")
-        self._index = TrialIndex(self.study)
-        self._claims = self._given_claims or StudyClaims(self._index, self._set_user_attr)
-        self._sampler = ResamplingSampler(
-            make_sampler(self._sampler_name, seed, self.space if isinstance(self.space, SpaceSpec) else None),
-            self._searched,
-            accept=self._accept,
-            evaluations=lambda: self._index.finished,
-            draws=draws(self._sampler_name),
-            near=self._sampler_name != "random",
+        self._index = TrialIndex(self.study, self._storage)
+        self._proposer = Proposer(
+            self.study, self._index, self._searched, self.constraints, self._sampler_name, seed, self._claims
         )
-        self.study.sampler = self._sampler
         if isinstance(self._searched, ArchitectureSpace):
             for trial in trials:
                 if "costs" in trial.user_attrs:
@@ -226,18 +216,7 @@ class ArchitectureStudy:
         Raises:
             ValueError: It is not a point of the space, or breaks a constraint; the message says in what.
         """
-        if not isinstance(self._searched, ArchitectureSpace):
-            raise ValueError("only a study over a SpaceSpec takes architectures")
-        params = self._searched.params(architecture)
-        self._index.refresh()
-        if self._index.holders(architecture.hash):
-            return False
-        try:
-            self._searched.examine(self._searched.propose(-1, params))
-        except PassedOverError as reason:
-            raise ValueError(f"architecture {architecture.hash} cannot be enqueued: {reason}") from reason
-        self.study.enqueue_trial(params, user_attrs={HASH: architecture.hash})
-        return True
+        return self._proposer.enqueue(architecture)
 
     def ask(self) -> Proposal:
         """Return an architecture to evaluate: new, and within the constraints.
@@ -246,76 +225,7 @@ class ArchitectureStudy:
             InfeasibleConstraintError: Nothing in the space was found to meet the constraints.
             SpaceExhaustedError: Nothing further was found.
         """
-        while True:
-            self._index.refresh()
-            if self._index.held >= self._searched.size and not self._index.waiting:
-                raise SpaceExhaustedError(f"all {self._searched.size:,} architectures of the space are evaluated")
-            self._sampler.start()
-            self._claimed: str | None = None
-            try:
-                trial = self.study.ask(self._searched.distributions)
-                proposal = self._sampler.take(trial.number) or self._take_given(trial)
-                self._describe(trial, proposal)
-            except PassedOverError as reason:  # what was enqueued; what the sampler draws is drawn again before this
-                _logger.info("Trial %d was enqueued and is passed over: %s", self._sampler.trial, reason)
-                # By the claims in a study two that claim at the same time may both give way.
-                self._drop(str(reason), again=reason.kind == "duplicate" and self._given_claims is None)
-            except BaseException as error:
-                # A trial of nothing would be taken for one that is being evaluated.
-                self._drop(describe(error), again=True)
-                if isinstance(error, InfeasibleConstraintError) and self._index.held:
-                    raise SpaceExhaustedError("no further architecture was found that meets the constraints") from error
-                raise
-            else:
-                return proposal
-
-    def _take_given(self, trial: Trial) -> Proposal:
-        """Return the proposal of a trial that was enqueued."""
-        proposal = self._accept(self._searched.propose(trial.number, trial.params))
-        self._sampler.join(self.study, self.study.get_trials(deepcopy=False)[trial.number])
-        return proposal
-
-    def _accept(self, proposal: Proposal) -> Proposal:
-        """Return a proposal with its costs, claimed for its trial.
-
-        Raises:
-            PassedOverError: It is not worth a trial.
-        """
-        if others := self._index.holders(proposal.hash) - {proposal.number}:
-            raise PassedOverError("duplicate", f"trial {min(others)} has it")
-        examined = self._searched.examine(proposal)
-        if (holder := self._claims.claim(proposal.hash, proposal.number)) is not None:
-            raise PassedOverError("duplicate", f"trial {holder} has it")
-        self._claimed = proposal.hash
-        return examined
-
-    def _describe(self, trial: Trial, proposal: Proposal) -> None:
-        if self._given_claims is not None:
-            trial.set_user_attr(HASH, proposal.hash)
-        if proposal.costs:
-            trial.set_user_attr("costs", dict(proposal.costs))
-        for name, bound in self.constraints.items():
-            trial.set_constraint(name, proposal.costs[name] - bound)
-        if passed_over := dict(+self._sampler.passed_over):
-            trial.set_user_attr(PASSED_OVER, passed_over)
-
-    def _drop(self, reason: str, again: bool) -> None:
-        """End the trial that was asked for in vain; with ``again`` what was enqueued stays so, if nobody has it."""
-        if (number := self._sampler.trial) is None:
-            return
-        if self._claimed is not None:
-            self._claims.release(self._claimed)
-        trial = self.study.get_trials(deepcopy=False)[number]
-        self._end(number, {"passed_over_for": reason, PASSED_OVER: dict(+self._sampler.passed_over)})
-        given = trial.system_attrs.get("fixed_params", {})
-        if again and self._is_whole(given):
-            self._index.refresh()
-            digest = self._searched.propose(number, given).hash
-            if not self._index.holders(digest):
-                self.study.enqueue_trial(given, user_attrs={HASH: digest})
-
-    def _is_whole(self, params: Mapping[str, Any]) -> bool:
-        return self._searched.distributions.keys() <= params.keys()
+        return self._proposer.ask()
 
     # Results
 
@@ -343,25 +253,10 @@ class ArchitectureStudy:
     def _tell(self, proposal: Proposal, outcome: Outcome) -> None:
         metrics = dict(outcome.metrics)
         if outcome.error is None:
-            self._end(proposal.number, {"metrics": metrics}, [metrics[name] for name in self.objectives])
+            self._index.end(proposal.number, {"metrics": metrics}, [metrics[name] for name in self.objectives])
         else:
             _logger.warning("Trial %d failed: %s", proposal.number, outcome.error)
-            self._end(proposal.number, {"metrics": metrics, "error": outcome.error})
-
-    def _end(self, number: int, attrs: Mapping[str, Any], values: Sequence[float] | None = None) -> None:
-        """End a trial with its values, or as failed; one that has ended, here or elsewhere, stays as it is."""
-        try:
-            for name, value in attrs.items():
-                self._set_user_attr(number, name, value)
-        except UpdateFinishedTrialError:
-            return
-        state = None if values is not None else TrialState.FAIL
-        self.study.tell(number, values, state=state, skip_if_finished=True)
-
-    def _set_user_attr(self, number: int, name: str, value: Any) -> None:
-        study_id = self._storage.get_study_id_from_name(self.study.study_name)
-        trial_id = self._storage.get_trial_id_from_study_id_trial_number(study_id, number)
-        self._storage.set_trial_user_attr(trial_id, name, value)
+            self._index.end(proposal.number, {"metrics": metrics, "error": outcome.error})
 
     # Sessions
 
@@ -404,18 +299,7 @@ class ArchitectureStudy:
         Returns:
             Numbers of the trials that were ended.
         """
-        states = (TrialState.RUNNING,)
-        running = self.study.get_trials(deepcopy=False, states=states)
-        if numbers is not None:
-            running = [trial for trial in running if trial.number in numbers]
-        for trial in running:
-            params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
-            # One that was killed while its parameters were drawn had proposed nothing yet.
-            if self._is_whole(params):
-                # In this order, a kill in between proposes an architecture twice rather than never.
-                self.study.enqueue_trial(params, user_attrs={HASH: self._searched.propose(trial.number, params).hash})
-            self._end(trial.number, {"interrupted": True})
-        return [trial.number for trial in running]
+        return self._proposer.recover(numbers)
 
     def to_json(self) -> str:
         """Return all trials as JSON text, for :meth:`load_json`."""

@@ -163,7 +163,7 @@ def test_what_is_drawn_is_of_the_distribution(distribution: BaseDistribution, rn
     [
         ({"population_size": 1}, "population_size 1 should be at least 2"),
         ({"tournament_size": 0}, "tournament_size 0 should be 1 to population_size 20"),
-        ({"population_size": 4}, "tournament_size 5 should be 1 to population_size 4"),
+        ({"population_size": 4}, "tournament_size 10 should be 1 to population_size 4"),
     ],
 )
 def test_bad_sizes_are_refused(arguments: dict[str, int], message: str) -> None:
