@@ -81,6 +81,10 @@ def exporting() -> bool:
     return torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export() or torch._C._get_tracing_state() is not None
 
 
+# A compiler asks once and is told the truth: where torch 2.11 compiles, it takes is_exporting() to be always true.
+exporting._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
 def qualifies(
     x: Tensor, weight_channel: Tensor, weight_width: Tensor, weight_height: Tensor, dilation: Sequence[int]
 ) -> bool:
