@@ -73,8 +73,10 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def image_size(text: str) -> tuple[int, int]:
     """Read ``224`` or ``160x224``, height first."""
-    height, _, width = text.lower().partition("x")
-    return positive_int(height), positive_int(width or height)
+    sides = [positive_int(side) for side in text.lower().split("x")]
+    if len(sides) > 2:
+        raise argparse.ArgumentTypeError(f"{text!r} is no image size, such as 224 or 160x224")
+    return sides[0], sides[-1]
 
 
 def run(args: argparse.Namespace) -> int:
