@@ -278,6 +278,16 @@ def test_distillation_is_nothing_where_both_agree() -> None:
     assert distillation_loss(even, teacher, 1.0).item() == pytest.approx(expected)
 
 
+@pytest.mark.slow
+def test_compiled_training_is_training(tiny: Architecture, forms: dict[str, Path], tmp_path: Path) -> None:
+    recipe = FEW.replace(crop="center", flip=False)
+    options: dict[str, Any] = {"device": "cpu", "workers": 0, "formats": ()}
+    compiled = train(tiny, forms["zips"], recipe, tmp_path / "compiled", compiled=True, **options)
+    eager = train(tiny, forms["zips"], recipe, tmp_path / "eager", **options)
+    assert compiled.metrics["loss"] == pytest.approx(eager.metrics["loss"], rel=0.3)
+    assert weights(tmp_path / "compiled").keys() == weights(tmp_path / "eager").keys()
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
