@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,8 @@ from dicenas.ops import Positions, parse_candidate, prefixes
 from dicenas.space import SpaceSpec
 
 __all__ = ["Supernet"]
+
+logger = logging.getLogger(__name__)
 
 
 class Supernet(nn.Module):
@@ -96,6 +99,8 @@ class Supernet(nn.Module):
         """Build the blocks of one candidate in one place; the largest gives the shared weights."""
         backbone = get_backbone(self.spec.backbone)
         hook = parse_candidate(candidate)[0].slice if candidate else prefixes
+        if hook is None and len(variants) > 1:
+            logger.info("%s: op %s does not slice and has %d sets of weights", place, candidate, len(variants))
         modules = [backbone.build_block(block) for block in variants]
         wide = max(modules, key=lambda module: sum(parameter.numel() for parameter in module.parameters()))
         shared = dict(wide.named_parameters())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Iterator
@@ -26,6 +27,8 @@ from dicenas.space import SpaceSpec
 from dicenas.spelling import did_you_mean
 
 __all__ = ["SAMPLINGS", "SupernetConfig", "check_suits", "train_supernet"]
+
+logger = logging.getLogger(__name__)
 
 SAMPLINGS = ("uniform", "sandwich")
 
@@ -143,6 +146,8 @@ class _SupernetTrainer(Trainer):
         if checkpoint is not None and checkpoint.exists():
             self._restore(read_checkpoint(checkpoint, training), checkpoint)
         total = self.config.epochs * self.steps_per_epoch
+        if 0 < self.step < total:
+            logger.info("%s: the training goes on behind step %d of %d", checkpoint, self.step, total)
         saved = time.monotonic()
         with tqdm(total=total, initial=self.step, desc="supernet", unit="step", leave=False, disable=None) as bar:
             while self.step < total:
