@@ -33,7 +33,7 @@ def training_step(module: nn.Module, x: Tensor, run: Run | None = None) -> Resul
     """Run one step; ``run`` is what computes the output where it is not the module itself."""
     x = x.detach().clone(memory_format=torch.preserve_format).requires_grad_()
     module.zero_grad()
-    y = (run or module)(x)
+    y = (module if run is None else run)(x)
     y.backward(torch.linspace(-1, 2, y.numel(), dtype=y.dtype, device=y.device).view(y.shape).sin())
     gradients = {"of the input": x.grad, **{name: p.grad for name, p in module.named_parameters()}}
     missing = [name for name, gradient in gradients.items() if gradient is None]
@@ -46,7 +46,7 @@ def inference(module: nn.Module, x: Tensor, run: Run | None = None) -> Results:
     """Run the module in inference mode."""
     module.eval()
     with torch.no_grad():
-        return Results((run or module)(x), {}, {})
+        return Results((module if run is None else run)(x), {}, {})
 
 
 def results(subject: Subject, training: bool, device: str = "cpu") -> Results:

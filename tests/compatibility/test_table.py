@@ -60,6 +60,10 @@ def test_columns_of_gpus(title: str) -> None:
         assert {cells[name][title], documented[name][title]} <= {"yes", table.NO_GPU}
 
 
+def test_there_are_no_linear_layers_to_quantise() -> None:
+    assert not any(isinstance(each, nn.Linear) for subject in SUBJECTS.values() for each in subject.module().modules())
+
+
 class Branching(nn.Module):
     """Has an output that depends on a value, which neither a graph nor a trace can know."""
 
