@@ -83,6 +83,7 @@ def open_storage(url: str, *, patience_s: float = _PATIENCE_S) -> RDBStorage:
             f"storage {url!r} is no URL of a database; expected sqlite:///FILE, postgresql://USER:PASSWORD@HOST/NAME "
             "or mysql+pymysql://USER:PASSWORD@HOST/NAME"
         ) from error
+    engine: dict[str, Any]
     if name == "sqlite":
         engine = {"connect_args": {"timeout": _BUSY_TIMEOUT_S}}
     else:

@@ -57,7 +57,7 @@ class _Forked:
         return self._status
 
 
-def forked(work: Callable[[int], None]) -> _Forked:
+def forked(work: Callable[[int], object]) -> _Forked:
     """Start a process that does some work on a copy of this one; for functions that no other process could find.
 
     The work is done in a thread of its own, since pools of threads that torch had before do not live on in a copy.
