@@ -32,7 +32,8 @@ class Filter:
 
     def find_spec(self, name, path=None, target=None):
         top = name.partition(".")[0]
-        if top not in {allowed!r} and top not in sys.stdlib_module_names:
+        standard = top in sys.stdlib_module_names or top.startswith("_sysconfigdata")
+        if top not in {allowed!r} and not standard:
             return None
         return self.finder.find_spec(name, path, target)
 

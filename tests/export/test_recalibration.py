@@ -20,7 +20,7 @@ def test_recalibrated_network_is_the_one_that_is_exported(tmp_path: Path) -> Non
     spec = SpaceSpec(
         "shufflenetv2",
         ("separable_k3", "separable_k5"),
-        widths=(0.25,),
+        widths=(0.2,),
         depths=((1,), (1,), (1,)),
         stems=("small",),
         resolutions=(32,),
