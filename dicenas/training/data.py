@@ -8,6 +8,7 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -28,10 +29,11 @@ __all__ = ["TrainingData", "open_data"]
 
 _MEMORY_LIMIT = 2**30  # bytes of decoded images of both parts; larger sets are decoded anew in each epoch
 _VAL_FRACTION = 0.2
-_VAL_NAMES = ("val", "test")  # `validation` begins with one of them
 _CIFAR_ARCHIVES = {"cifar-10-batches-py": "CIFAR10", "cifar-100-python": "CIFAR100"}
 _SHARDS = {".tar": TarShard, ".parquet": ParquetShard}
 _CLASS_LIST = "classes.txt"
+
+_Part = TypeVar("_Part")
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,6 +210,7 @@ def _zipped(paths: Sequence[Path]) -> tuple[FileSet, FileSet, tuple[str, ...]]:
         numbers = {name: index for index, name in enumerate(classes)}
         labels = torch.tensor([numbers[PurePosixPath(name).parent.name] for name in images])
         parts[part] = ZipFiles(path, images), labels, classes
+    parts = _validated(parts)
     files, labels, classes = parts["train"]
     if "val" not in parts:
         return *_split(files, labels), classes
@@ -246,7 +249,7 @@ def _find_shards(root: Path) -> dict[str, list[Path]]:
                 if part is None:
                     raise ValueError(f"data: {path}: neither it nor its folder is named train, val or test")
                 found.setdefault(part, []).append(path)
-    return found
+    return _validated(found)
 
 
 def _sharded(root: Path, paths: dict[str, list[Path]], recipe: Recipe, image_size: int) -> TrainingData:
@@ -267,8 +270,13 @@ def _sharded(root: Path, paths: dict[str, list[Path]], recipe: Recipe, image_siz
 
 
 def _part(name: str) -> str | None:
-    """Return which part of a dataset a file or folder is, by its name."""
+    """Return which part of a dataset a file or folder is, by its name: ``train``, ``val`` or ``test``."""
     words = name.lower().replace("_", "-").replace(".", "-").split("-")
-    if "train" in words:
-        return "train"
-    return "val" if any(word.startswith(_VAL_NAMES) for word in words) else None
+    # `validation` is `val`, too.
+    return next((part for part in ("train", "val", "test") if any(word.startswith(part) for word in words)), None)
+
+
+def _validated(parts: dict[str, _Part]) -> dict[str, _Part]:
+    """Take the test part to validate on where there is no other; it may have no labels where there is one."""
+    test = {"val": parts["test"]} if "test" in parts and "val" not in parts else {}
+    return {name: part for name, part in parts.items() if name != "test"} | test

@@ -98,11 +98,13 @@ def train(
     recipe = get_recipe(recipe) if isinstance(recipe, str) else recipe
     folder = TrainFolder(Path(out))
     with joined_processes(device) as processes, using_threads(threads), random_state(recipe.seed, processes.device):
-        workers = _default_workers(processes) if workers is None else workers
+        most = _most_workers(processes) if workers is None else workers
         image_size = _image_size(architecture, recipe)
-        opened = open_data(data, recipe, image_size, workers=workers)
+        opened = open_data(data, recipe, image_size, workers=most)
+        if workers is None and isinstance(opened.train, ShardSet):
+            most = min(most, len(opened.train.shards) // processes.count)
         fitted = _fitted(architecture, opened)
-        plan = _plan(opened, recipe, processes, workers)
+        plan = _plan(opened, recipe, processes, most)
         identity = _identity(fitted, opened, recipe, plan, teacher)
         if (found := folder.read_identity()) is not None:
             require_same(folder.path, found, identity)
@@ -240,6 +242,6 @@ def _identity(
     return identity
 
 
-def _default_workers(processes: Processes) -> int:
+def _most_workers(processes: Processes) -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(8, cores // processes.count))

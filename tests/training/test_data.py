@@ -272,6 +272,17 @@ def test_a_broken_image_is_named_when_it_is_met(tmp_path: Path) -> None:
             list(data.train.validation_batches(Plan(0, 8, workers=workers), data.val_transform))
 
 
+def test_a_test_part_is_left_alone_where_there_is_another(tmp_path: Path, forms: dict[str, Path]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    root = tmp_path / "data"
+    shutil.copytree(forms["parquet"], root)
+    unlabelled = pa.table({"image": [{"bytes": b"", "path": ""}], "label": [-1]})
+    pyarrow.parquet.write_table(unlabelled, root / "data" / "test-00000-of-00001.parquet")
+    assert open_data(root, LARGE, 8).digest == open_data(forms["parquet"], LARGE, 8).digest
+
+
 def test_more_lanes_than_shards_are_refused(forms: dict[str, Path]) -> None:
     data = open_data(forms["parquet"], SMALL, 8)
     with pytest.raises(ValueError, match="2 shards for 1 processes with 3 workers each"):
