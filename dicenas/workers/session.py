@@ -32,7 +32,7 @@ from dicenas.workers.limits import Limits
 from dicenas.workers.manifest import check_manifest
 from dicenas.workers.progress import Progress
 from dicenas.workers.shared import SharedStudy
-from dicenas.workers.storage import board_engine, open_proxy, open_storage, open_study_db
+from dicenas.workers.storage import board_engine, open_proxy, open_storage, open_study_db, retrying
 from dicenas.workers.supervisor import Child, Supervisor, forked, telling
 from dicenas.workers.tensorboard import Scalars
 from dicenas.workers.worker import Rungs, Worker
@@ -40,6 +40,8 @@ from dicenas.workers.worker import Rungs, Worker
 __all__ = ["Session", "Task", "Workers"]
 
 logger = logging.getLogger(__name__)
+
+_DATABASE = "the database of the study"
 
 
 @dataclass(frozen=True)
@@ -161,10 +163,8 @@ class Session:
 
     def _run(self, settings: Mapping[str, Any], trials: int) -> int:
         run = self.run_folder
-        shared = self._open(settings, trials)
-        shared.board.register()
-        shared.replay()
-        shared.recover(at_once=True)
+        shared = retrying(lambda: self._open(settings, trials), _DATABASE)
+        retrying(shared.take_up, _DATABASE)
         before = shared.finished
         logger.info("%d of %d trials are there", before, trials)
         if before < trials or not ended_well(run):
@@ -174,7 +174,7 @@ class Session:
                         shared.study.enqueue(architecture)
                     self._run_trials(shared, settings, trials)
                     logger.info("proposals: %s", shared.study.counts)
-                shared.collect()
+                retrying(shared.collect, _DATABASE)
                 self._complete_front()
                 run.write_front(self.objectives)
             write_report(run)
@@ -260,7 +260,7 @@ class Session:
     ) -> str | None:
         events = EventLog(self.run_folder.events_path, index or 0, watch)
         try:
-            shared = self._open(settings, trials, index, events)
+            shared = retrying(lambda: self._open(settings, trials, index, events), _DATABASE)
             events.write("worker_started", id=shared.board.worker, pid=os.getpid())
             with ExitStack() as stack:
                 if watch is None:  # nobody else shows how far it is

@@ -16,6 +16,7 @@ from dicenas.runs import RunFolder, TrialRecord
 from dicenas.strategies import ArchitectureStudy, Outcome, Proposal
 from dicenas.workers.board import SILENT_FOR_S, Board, Claim
 from dicenas.workers.events import EventLog
+from dicenas.workers.storage import retrying
 
 __all__ = ["MOST_DEATHS", "SharedStudy"]
 
@@ -68,7 +69,7 @@ class SharedStudy:
 
     def close(self) -> None:
         """Say that this worker ended, and close the database."""
-        self.board.leave()
+        retrying(self.board.leave, "the database of the study")
         self.board.disconnect()
         self.database.remove_session()
         self.database.engine.dispose()
@@ -76,7 +77,7 @@ class SharedStudy:
     @property
     def finished(self) -> int:
         """Number of trials that are finished."""
-        return self.board.counts().get("finished", 0)
+        return retrying(self.board.counts, "the database of the study").get("finished", 0)
 
     # Results
 
@@ -124,6 +125,12 @@ class SharedStudy:
                 )
 
     # Recovering
+
+    def take_up(self) -> None:
+        """Begin where earlier sessions ended, however they did."""
+        self.board.register()
+        self.replay()
+        self.recover(at_once=True)
 
     def replay(self) -> None:
         """Tell study and claims of every trial whose result is on disk: a session may have been killed before it did.

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -53,9 +54,15 @@ def start(folder: Path, trials: int, workers: int, storage: str | None) -> subpr
 
 
 def kill_until_done(
-    folder: Path, trials: int, workers: int, kills: int, seed: int, storage: str | None = None, disturb: object = None
+    folder: Path,
+    trials: int,
+    workers: int,
+    kills: int,
+    seed: int,
+    storage: str | None = None,
+    disturb: Callable[[], object] | None = None,
 ) -> Counts:
-    """Run a search to its end, and kill its workers, now and then all of it, while it runs."""
+    """Run a search to its end, and kill its workers, now and then all of it, while it runs; disturb it before each."""
     rng, counts, run = random.Random(seed), Counts(), RunFolder(folder / "run")
     kept: dict[int, bytes] = {}
     deadline = time.monotonic() + 900 + 30 * kills
@@ -74,7 +81,7 @@ def kill_until_done(
         # Spread over the search, each at a moment of its own.
         if counts.kills >= kills or len(kept) < 0.9 * trials * counts.kills / kills + 1:
             continue
-        if callable(disturb):
+        if disturb is not None:
             disturb()
         if kill_one(process, rng, everything=counts.kills % 5 == 4):
             counts.kills += 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import re
 import subprocess
@@ -17,20 +16,6 @@ import dicenas.workers.manifest
 from dicenas.cli import main
 from dicenas.runs import RunFolder
 from dicenas.workers import StorageLostError, open_storage
-from tests.reliability.killing import kill_until_done
-from tests.reliability.postgres import Postgres
-from tests.reliability.test_kills import check
-
-
-def test_lost_connections_lose_nothing(tmp_path: Path, postgres: Postgres, database: str) -> None:
-    drops = itertools.count()
-
-    def drop() -> None:
-        if next(drops) < 4:
-            postgres.drop_connections()
-
-    check(kill_until_done(tmp_path, trials=30, workers=3, kills=1, seed=4, storage=database, disturb=drop), 30, 1)
-    assert "does not answer, the next attempt" in (tmp_path / "run" / "log.txt").read_text()
 
 
 @pytest.mark.parametrize(
