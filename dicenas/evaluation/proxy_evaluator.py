@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import bisect
 import json
 import logging
 import math
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +18,7 @@ from dicenas.architecture import Architecture
 from dicenas.evaluation.data import Data
 from dicenas.evaluation.evaluators import Evaluator, Report
 from dicenas.evaluation.proxies import check_proxies, proxy_scores
+from dicenas.evaluation.reference_sample import ReferenceSample
 from dicenas.evaluation.sampling import balanced_subset
 from dicenas.evaluation.training import checked_device
 from dicenas.files import atomic_write_text
@@ -76,7 +75,7 @@ class ProxyEvaluator(Evaluator):
 
     Scores of different proxies are no sum of anything: each is turned into a rank, and ranks are averaged. A rank says
     where a score stands among those of a random sample of the space, the reference sample: 0 at its worst network, 1 at
-    its best, linear in between from network to network. Beyond its ends it goes on linearly, as from the median to the
+    its best, linear in between from network to network. Beyond its ends it goes on linearly, as from its middle to the
     end, so that a search can tell networks apart that are better than any of the sample.
 
     The sample is scored by :meth:`prepare`, which keeps it in its folder, or else when it is first needed. ``costs``
@@ -106,7 +105,7 @@ class ProxyEvaluator(Evaluator):
         self._device = checked_device(device)
         self._batches: dict[int, tuple[Tensor, Tensor]] = {}
         self._scores: dict[str, dict[str, float]] = {}
-        self._reference: _Reference | None = None
+        self._reference: ReferenceSample | None = None
 
     def prepare(self, folder: Path) -> None:
         """Score the reference sample, or read it where it is scored; what was interrupted is gone on with.
@@ -148,10 +147,10 @@ class ProxyEvaluator(Evaluator):
         reference = self._sampled()
         return reference.share_above(reference.score(self._score(architecture)))
 
-    def _sampled(self) -> _Reference:
+    def _sampled(self) -> ReferenceSample:
         return self._reference or self._score_sample(None)
 
-    def _score_sample(self, path: Path | None) -> _Reference:
+    def _score_sample(self, path: Path | None) -> ReferenceSample:
         """Score what is not scored yet of the reference sample, and keep it in a file."""
         identity = {
             "schema_version": _SCHEMA_VERSION,
@@ -185,7 +184,7 @@ class ProxyEvaluator(Evaluator):
                 f"of {len(wanted)} networks of the reference sample {len(scored)} could be scored, too few to rank "
                 f"others among: {reason}"
             )
-        self._reference = _Reference(scored, [self._scores[a.hash] for a in scored], self._config.proxies)
+        self._reference = ReferenceSample(scored, [self._scores[a.hash] for a in scored], self._config.proxies)
         return self._reference
 
     def _write(self, path: Path, identity: Mapping[str, object], wanted: Sequence[Architecture]) -> None:
@@ -256,72 +255,6 @@ class FilteredEvaluator(Evaluator):
 
     def __call__(self, architecture: Architecture, net: nn.Module, report: Report) -> Mapping[str, float]:
         return self._evaluator(architecture, net, report)
-
-
-class _Reference:
-    """The scores of a random sample of a space.
-
-    Args:
-        architectures: The sample.
-        scores: Scores of each, by proxy.
-        proxies: Names of the proxies.
-
-    Attributes:
-        architectures: The sample, the highest mean rank first.
-
-    Raises:
-        ValueError: A proxy has the same value for all of them.
-    """
-
-    def __init__(
-        self, architectures: Sequence[Architecture], scores: Sequence[Mapping[str, float]], proxies: Sequence[str]
-    ) -> None:
-        self._ranks = {name: _Rank(name, [score[name] for score in scores]) for name in proxies}
-        ranked = sorted(zip(map(self.score, scores), architectures, strict=True), key=lambda pair: -pair[0])
-        self.architectures = [architecture for _, architecture in ranked]
-        self._ascending = sorted(score for score, _ in ranked)
-
-    def score(self, scores: Mapping[str, float]) -> float:
-        """Return the mean of the ranks of a network's scores."""
-        return statistics.fmean(rank(scores[name]) for name, rank in self._ranks.items())
-
-    def share_above(self, score: float) -> float:
-        """Return the share of the sample with a higher mean rank."""
-        return (len(self._ascending) - bisect.bisect_right(self._ascending, score)) / len(self._ascending)
-
-
-class _Rank:
-    """Where a score stands among those of a sample, as :class:`ProxyEvaluator` says."""
-
-    def __init__(self, proxy: str, scores: Sequence[float]) -> None:
-        ascending = sorted(scores)
-        last = len(ascending) - 1
-        self._values = sorted(set(scores))
-        if len(self._values) == 1:
-            raise ValueError(
-                f"proxy {proxy} is {ascending[0]:g} for all {len(scores)} networks of the reference sample: "
-                "it cannot rank this space; take another one"
-            )
-        # Networks of the same score share the middle of their places.
-        self._ranks = [
-            (bisect.bisect_left(ascending, value) + bisect.bisect_right(ascending, value) - 1) / 2 / last
-            for value in self._values
-        ]
-
-    def __call__(self, score: float) -> float:
-        values, count = self._values, len(self._values)
-        place = bisect.bisect_left(values, score)
-        if place == 0:
-            return self._on_line(0, max(1, count // 2), score)
-        if place == count:
-            return self._on_line(min(count - 2, count // 2), count - 1, score)
-        return self._on_line(place - 1, place, score)
-
-    def _on_line(self, left: int, right: int, score: float) -> float:
-        """Return the rank of a score on the line through two scores of the sample, taken from its nearer end."""
-        slope = (self._ranks[right] - self._ranks[left]) / (self._values[right] - self._values[left])
-        nearer = left if score <= self._values[left] else right
-        return self._ranks[nearer] + slope * (score - self._values[nearer])
 
 
 def _read(path: Path, identity: Mapping[str, object], proxies: Sequence[str]) -> dict[str, dict[str, float]]:

@@ -24,7 +24,7 @@ from dicenas.evaluation import (
     load_data,
     proxy_evaluator,
 )
-from dicenas.evaluation.proxy_evaluator import _Rank
+from dicenas.evaluation.reference_sample import Rank
 from dicenas.nets import build
 from dicenas.space import SpaceSpec
 
@@ -66,7 +66,7 @@ def test_scores_and_ranks(data: Data, tmp_path: Path) -> None:
     # Ranks of the sample itself are 0, 1/5, ... 1 by each proxy.
     for name in ("naswot", "params"):
         ascending = sorted(metrics, key=lambda found: found[name])
-        assert [_Rank(name, [f[name] for f in metrics])(found[name]) for found in ascending] == pytest.approx(
+        assert [Rank(name, [f[name] for f in metrics])(found[name]) for found in ascending] == pytest.approx(
             [0, 0.2, 0.4, 0.6, 0.8, 1]
         )
     assert [found["params"] for found in metrics] == [SPACE.cost(architecture).params for architecture in best]
@@ -172,7 +172,7 @@ numbers = st.lists(st.floats(-100, 100, width=32), min_size=2, max_size=20).filt
 
 @given(numbers, st.lists(st.floats(-300, 300, width=32), min_size=2, max_size=10))
 def test_ranks_keep_the_order(column: list[float], values: list[float]) -> None:
-    rank = _Rank("naswot", column)
+    rank = Rank("naswot", column)
     ascending = sorted(values)
     ranks = [rank(value) for value in ascending]
     assert all(a <= b + 1e-9 for a, b in pairwise(ranks))
@@ -187,7 +187,7 @@ def test_ranks_keep_the_order(column: list[float], values: list[float]) -> None:
 
 
 def test_ranks_by_hand() -> None:
-    rank = _Rank("naswot", [10.0, 0.0, 20.0, 20.0, 50.0])
+    rank = Rank("naswot", [10.0, 0.0, 20.0, 20.0, 50.0])
     expected = {0.0: 0, 5.0: 0.125, 10.0: 0.25, 20.0: 0.625, 35.0: 0.8125, 50.0: 1}
     assert {value: rank(value) for value in expected} == pytest.approx(expected)
     # The last line is that from the middle of the distinct values, 20, to the end.
