@@ -42,7 +42,7 @@ def uninterrupted(digits: Data, spec: SpaceSpec) -> Supernet:
     return train_supernet(spec, digits, SHORT)
 
 
-@pytest.mark.parametrize("stops", [(1,), (3, 4), (7,)])  # in an epoch, at its end, before the last step
+@pytest.mark.parametrize("stops", [(1, 4), (7,)])  # in an epoch, at its end, before the last step
 def test_an_interrupted_training_gives_the_same_weights(
     stops: tuple[int, ...],
     uninterrupted: Supernet,
