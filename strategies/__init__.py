@@ -12,6 +12,7 @@ from dicenas.strategies.evolution import EvolutionSampler
 from dicenas.strategies.index import ProposalCounts
 from dicenas.strategies.named import named_architecture
 from dicenas.strategies.objectives import parse_objectives
+from dicenas.strategies.predictor import PredictorSampler
 from dicenas.strategies.rungs import SuccessiveHalving
 from dicenas.strategies.samplers import SAMPLERS, make_sampler
 from dicenas.strategies.spaces import SpaceExhaustedError
@@ -29,6 +30,7 @@ __all__ = [
     "InfeasibleConstraintError",
     "OptunaStrategy",
     "Outcome",
+    "PredictorSampler",
     "Proposal",
     "ProposalCounts",
     "SpaceExhaustedError",

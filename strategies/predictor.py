@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from random import Random
 from typing import Any
 
@@ -27,6 +27,9 @@ Floats = NDArray[np.float64]
 
 #: How much the sum of all objectives counts beside the worst one in a scalarised loss (ParEGO's rho).
 _SUM_SHARE = 0.05
+#: Rounds in which the best candidates are mutated, and how many of them are.
+_ROUNDS = 3
+_PARENTS = 8
 
 
 class PredictorSampler(BaseSampler):
@@ -34,9 +37,9 @@ class PredictorSampler(BaseSampler):
 
     For each objective a Bayesian ridge regression is fitted to the complete trials. Its features are what the
     architecture chooses and the logarithms of its MACs and parameters, which closed forms give. One model is drawn
-    from the posterior (Thompson 1933), which explores what the trials say little about. Among random architectures
-    and mutations of the Pareto front that is proposed which has the smallest loss by the drawn models, where the
-    objectives are weighed by a random direction (ParEGO, Knowles 2006): so all of the front is reached in the end.
+    from the posterior (Thompson 1933), which explores what the trials say little about. A short
+    evolution, from random architectures and mutations of the Pareto front, looks for the smallest loss by the drawn
+    models, the objectives being weighed by a random direction (ParEGO, Knowles 2006): so all of the front is reached.
 
     A linear model says enough where trials are few: what blocks cost adds up, and what they gain does so roughly.
     The sampler holds nothing but random numbers: any number of processes may work on one study.
@@ -45,7 +48,7 @@ class PredictorSampler(BaseSampler):
         space: The space whose architectures the trials stand for. Every label must be a parameter of every trial, as
             in an :class:`~dicenas.strategies.ArchitectureStudy`.
         startup_trials: Complete trials before the first model; until then architectures are drawn at random.
-        candidates: Number of architectures that the models choose from.
+        candidates: Number of architectures that the models judge for a proposal.
         seed: Seed.
 
     Raises:
@@ -83,55 +86,64 @@ class PredictorSampler(BaseSampler):
         losses = np.array([t.values for t in known]) * signs
         architectures = [self._architecture(t.params) for t in known]
         front = [a for a, rank in zip(architectures, domination_ranks(losses), strict=True) if not rank]
-        found = self._drawn(front, {a.hash for a in architectures})
-        if not found:  # as good as nothing is left; what is, the study finds
-            return self._params(self._space.random(self._rng), search_space)
-        predicted = self._predicted(architectures, losses, found)
-        return self._params(found[int(self._scalar(predicted, losses).argmin())], search_space)
+        loss = self._loss(architectures, losses)
+        best = self._minimized(loss, front, {a.hash for a in architectures})
+        # Where as good as nothing is left, the study finds what is.
+        return self._params(best or self._space.random(self._rng), search_space)
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         return draw(param_distribution, self._rng)
 
-    def _drawn(self, front: Sequence[Architecture], known: set[str]) -> list[Architecture]:
-        """Draw candidates that were not evaluated: a half at random, a half from around the front."""
-        half = self._candidates // 2
-        drawn = [self._space.random(self._rng) for _ in range(half)]
-        if self._space.size > 1:
-            drawn += [self._space.mutate(self._rng.choice(front), self._rng) for _ in range(half)]
-        return list({a.hash: a for a in drawn if a.hash not in known}.values())
+    def _minimized(
+        self, loss: Callable[[Sequence[Architecture]], Floats], front: Sequence[Architecture], known: set[str]
+    ) -> Architecture | None:
+        """Return the architecture of the smallest loss that a short evolution finds, of those not evaluated yet.
 
-    def _predicted(
-        self, architectures: Sequence[Architecture], losses: Floats, candidates: Sequence[Architecture]
-    ) -> Floats:
-        """Return the losses of candidates by models drawn from the posterior, one for each objective."""
+        It begins with random architectures and mutations of the front; then the best are mutated.
+        """
+        if self._space.size == 1:
+            return None
+        share = self._candidates // (_ROUNDS + 2)
+        drawn = [self._space.random(self._rng) for _ in range(share)]
+        drawn += [self._space.mutate(self._rng.choice(front), self._rng) for _ in range(share)]
+        found: dict[Architecture, float] = {}
+        for _ in range(_ROUNDS + 1):
+            if new := [a for a in dict.fromkeys(drawn) if a.hash not in known and a not in found]:
+                found.update(zip(new, loss(new).tolist(), strict=True))
+            parents = sorted(found, key=found.__getitem__)[:_PARENTS] or front
+            drawn = [self._space.mutate(self._rng.choice(parents), self._rng) for _ in range(share)]
+        return min(found, key=found.__getitem__, default=None)
+
+    def _loss(
+        self, architectures: Sequence[Architecture], losses: Floats
+    ) -> Callable[[Sequence[Architecture]], Floats]:
+        """Return the loss of architectures by models drawn from the posterior, one for each objective.
+
+        It is Chebyshev's, weighed by a random direction, on the scale of the trials.
+        """
         from sklearn.linear_model import BayesianRidge
 
         features = self._table(architectures)
         mean, scale = features.mean(0), features.std(0)
-        varying = scale > 0
-        inputs = (features[:, varying] - mean[varying]) / scale[varying]
-        others = (self._table(candidates)[:, varying] - mean[varying]) / scale[varying]
+        scale[scale == 0] = np.inf  # says nothing yet
         rng = np.random.default_rng(self._rng.getrandbits(64))
-        predicted = np.empty((len(candidates), losses.shape[1]))
-        for objective, values in enumerate(losses.T):
-            if values.min() == values.max():
-                predicted[:, objective] = values[0]
-                continue
-            center, spread = values.mean(), values.std()
-            model = BayesianRidge().fit(inputs, (values - center) / spread)
-            weights = rng.multivariate_normal(model.coef_, model.sigma_, method="eigh")
-            predicted[:, objective] = (others @ weights + model.intercept_) * spread + center
-        return predicted
+        low, high = losses.min(0), losses.max(0)
+        spread = np.where(high > low, high - low, 1.0)
+        weights, offsets = np.zeros((features.shape[1], losses.shape[1])), (losses[0] - low) / spread
+        for objective, values in enumerate(((losses - low) / spread).T):
+            if values.min() < values.max():
+                model = BayesianRidge().fit((features - mean) / scale, values)
+                weights[:, objective] = rng.multivariate_normal(model.coef_, model.sigma_, method="eigh")
+                offsets[objective] = model.intercept_
+        direction = rng.dirichlet(np.ones(len(low)))
 
-    def _scalar(self, losses: Floats, known: Floats) -> Floats:
-        """Return a loss for each candidate: Chebyshev's, weighed by a random direction, on the scale of the trials."""
-        low, high = known.min(0), known.max(0)
-        scaled = (losses - low) / np.where(high > low, high - low, 1.0)
-        exponential = np.array([-math.log(1 - self._rng.random()) for _ in low])
-        weighed = scaled * exponential / exponential.sum()
-        loss: Floats = weighed.max(1) + _SUM_SHARE * weighed.sum(1)
+        def loss(candidates: Sequence[Architecture]) -> Floats:
+            weighed = (((self._table(candidates) - mean) / scale) @ weights + offsets) * direction
+            total: Floats = weighed.max(1) + _SUM_SHARE * weighed.sum(1)
+            return total
+
         return loss
 
     # Architectures as numbers

@@ -143,7 +143,7 @@ class SpaceSpec:
 
     def _check_block_ops(self) -> None:
         labels = [label for stage in self._stages for label in stage.labels]
-        for label, _ in self.block_ops:
+        for label in dict(self.block_ops):
             if label not in labels:
                 hint = did_you_mean(label, labels)
                 raise ValueError(f"block_ops: there is no block {label!r}{hint} (there are {', '.join(labels)})")
@@ -226,7 +226,7 @@ class SpaceSpec:
         if self._family.expansions:  # what a backbone has no choice of is no part of its spaces
             described |= {"expansions": list(self.expansions), "activations": list(self.activations)}
         if self.block_ops:
-            described["block_ops"] = {label: list(ops) for label, ops in self.block_ops}
+            described["block_ops"] = {label: list(ops) for label, ops in dict(self.block_ops).items()}
         return described
 
     @classmethod
