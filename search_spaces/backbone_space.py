@@ -79,6 +79,10 @@ class BackboneSpace(ModelSpace):
         architecture: What a frozen space is, ``None`` while it is free.
     """
 
+    stem: nn.Module
+    stages: nn.Sequential
+    head: nn.Module
+
     def __init__(self, backbone: str, **arguments: Unpack[SpaceArguments]) -> None:
         super().__init__()
         self.spec = SpaceSpec(backbone, **{name: _frozen(value) for name, value in arguments.items()})

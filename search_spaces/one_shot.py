@@ -47,7 +47,7 @@ def share_weights(space: BackboneSpace) -> None:
     leading = get_backbone(spec.backbone).leading_blocks
     with frozen_context():  # NNI's choices are made within a context, as in the constructor of a space
         for number, (stage, depths) in enumerate(zip(space.stages, spec.depths, strict=True)):
-            blocks = [_as_layer_choice(block) for block in stage]
+            blocks = [_as_layer_choice(block) for block in stage.children()]
             if len(depths) > 1:
                 space.stages[number] = Repeat(blocks, nni.choice(f"s{number + 1}_depth", list(depths)) + leading)
             else:
@@ -72,7 +72,7 @@ def copy_weights(space: BackboneSpace, sample: Mapping[str, Any], net: BackboneS
     net.stem.load_state_dict(space.stem.state_dict())
     net.head.load_state_dict(space.head.state_dict())
     for number, (stage, own) in enumerate(zip(space.stages, net.stages, strict=True), 1):
-        blocks = list(stage.blocks if isinstance(stage, Repeat) else stage)
+        blocks = list(stage.blocks if isinstance(stage, Repeat) else stage.children())
         depth = sample.get(f"s{number}_depth", space.spec.depths[number - 1][0])
         kept = []
         for position, block in enumerate(blocks[: family.leading_blocks + depth]):
@@ -80,5 +80,5 @@ def copy_weights(space: BackboneSpace, sample: Mapping[str, Any], net: BackboneS
             name = sample.get(label, space.spec.candidates(label)[0])
             if not family.is_left_out(name):
                 kept.append(block[module_name(name)] if isinstance(block, LayerChoice) else block)
-        for source, target in zip(kept, own, strict=True):
+        for source, target in zip(kept, own.children(), strict=True):
             target.load_state_dict(source.state_dict())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -212,9 +212,10 @@ class _SupernetTrainer(Trainer):
         if self.config.sampling == "uniform":
             yield spec.random(rng)
             return
-        for extreme in (max, min, *(rng.choice,) * _RANDOM_IN_SANDWICH):
+        sizes: list[Callable[[Sequence[Any]], Any]] = [max, min, *(rng.choice,) * _RANDOM_IN_SANDWICH]
+        for size in sizes:
             sample = {}
             for choice in spec.choices:
                 sized = choice.label == "width" or choice.label.endswith("_depth")
-                sample[choice.label] = extreme(choice.values) if sized else rng.choice(choice.values)
+                sample[choice.label] = size(choice.values) if sized else rng.choice(choice.values)
             yield spec.architecture(sample)
