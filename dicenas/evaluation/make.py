@@ -47,10 +47,10 @@ def make_evaluator(
         ValueError: The configuration needs something that is not given, or a table is of another space.
     """
     if isinstance(config, TabularConfig):
-        evaluator = TabularEvaluator(**dataclasses.asdict(config))
-        if evaluator.space != space:
+        replayed = TabularEvaluator(**dataclasses.asdict(config))
+        if replayed.space != space:
             raise ValueError(f"{config.path} is a table of another space than the one that is searched")
-        return evaluator
+        return replayed
     if data is None:
         raise ValueError(f"{type(config).__name__} needs data")
     if isinstance(config, ProxyConfig):

@@ -65,7 +65,7 @@ def synflow(net: nn.Module, images: Tensor, labels: Tensor) -> float:
             parameter.detach().abs_()
         for module in net.modules():
             if isinstance(module, (*_NORMS, *_RECTIFIERS)):
-                module.forward = _identity  # type: ignore[method-assign]
+                module.forward = _identity  # type: ignore[method-assign, assignment]
         ones = torch.ones_like(images[:1], dtype=torch.float64)
         flow = sum(torch.sum(weight * gradient).item() for weight, gradient in _gradients(net, net(ones).sum()))
     return math.log(flow) if flow > 0 else -math.inf
