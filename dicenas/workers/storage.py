@@ -12,7 +12,15 @@ import sqlalchemy as sa
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, GrpcStorageProxy, RDBStorage
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, NoSuchModuleError, OperationalError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DataError,
+    DBAPIError,
+    IntegrityError,
+    NoSuchModuleError,
+    NotSupportedError,
+    ProgrammingError,
+)
 
 from dicenas.runs import RunFolder
 
@@ -219,7 +227,8 @@ class Patience:
         if any(words in reason.lower() for words in _REFUSALS):
             raise StorageLostError(f"{self._what} refuses: {reason}") from error
         inner = error if isinstance(error, DBAPIError) else error.__cause__
-        if inner is not None and not isinstance(inner, OperationalError | InterfaceError):
+        # What else there is comes in the wake of a lost connection, such as a transaction that cannot go on.
+        if isinstance(inner, DataError | IntegrityError | NotSupportedError | ProgrammingError):
             raise error
         now = time.monotonic()
         self._since = now if self._since is None else self._since
