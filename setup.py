@@ -42,10 +42,10 @@ SEARCH = [
     "scikit-learn",
     "torchvision",
 ]
-EXPORT = ["onnx", "onnxruntime", "onnxscript", "timm"]
+EXPORT = ["onnx", "onnxruntime", "onnxscript", "timm>=1.0"]
 OPENVINO = ["openvino"]
 PLOTS = ["matplotlib"]
-TRAIN = ["numpy", "pillow>=10.1", "timm", "torchvision"]
+TRAIN = ["numpy", "pillow>=10.1", "timm>=1.0", "torchvision"]
 PARQUET = ["pyarrow"]
 DISTRIBUTED = ["grpcio", "optuna-dashboard", "psycopg[binary]", "tensorboard"]
 DEVELOPMENT = [
