@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -211,6 +212,23 @@ def test_a_network_that_breaks_is_put_back() -> None:
     net = Net(Picky())
     modules = list(net.modules())
     with pytest.raises(ConversionError, match="was put back"):
+        dicenas.convert(net, 16)
+    assert list(net.modules()) == modules
+
+
+def test_an_op_that_cannot_be_built_leaves_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    build_op, built = dicenas.ops.build_op, []
+
+    def build_one(*args: Any, **kwargs: Any) -> nn.Module:
+        if built:
+            raise TypeError("an op of somebody else")
+        built.append(build_op(*args, **kwargs))
+        return built[0]
+
+    monkeypatch.setattr(sys.modules["dicenas.convert"], "build_op", build_one)
+    net = Net(nn.Sequential(separable(), nn.Conv2d(12, 8, 1), separable()))
+    modules = list(net.modules())
+    with pytest.raises(TypeError, match="somebody else"):
         dicenas.convert(net, 16)
     assert list(net.modules()) == modules
 

@@ -25,8 +25,9 @@ compared with the network before the folder appears, and timed beside PyTorch.
   torchscript  model.ts, traced; torch has declared TorchScript deprecated
   timm         timm/, a folder for timm.create_model
 
-SOURCE is a run folder, an architecture file, or the name of a network. A trial of a run has its trained weights;
-the others get fresh ones, or those of a checkpoint: EdgeNets' of DiCENet and of its ShuffleNetV2, torchvision's of the
+SOURCE is a run folder, an architecture file, an exported network, or the name of a network. A trial of a run has its
+trained weights, and an exported network those of its model.safetensors; the others get fresh ones, or those of a
+checkpoint: EdgeNets' of DiCENet and of its ShuffleNetV2, torchvision's of the
 networks that it has. The number of classes is then the checkpoint's.
 """
 _EXAMPLES = """\
@@ -34,6 +35,7 @@ examples:
   dicenas export runs/quickstart --out mynet                 the best trial
   dicenas export runs/quickstart --trial 7 --out net7 --formats py,safetensors,onnx
   dicenas export runs/quickstart --out deployed --formats onnx --fold-bn --image-size 224
+  dicenas export mynet --formats onnx --out mynet_onnx      what was exported before, in another format
   dicenas export dicenet_100 --formats py --out dicenet
   dicenas export dicenet_100 --weights dicenet_s_1.0_imagenet_224x224.pth --out dicenet
 """
@@ -44,7 +46,9 @@ def add_parser(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser(
         "export", help="take a network away as plain PyTorch", description=_DESCRIPTION, epilog=_EXAMPLES
     )
-    parser.add_argument("source", metavar="SOURCE", help="run folder, architecture file, or name of a network")
+    parser.add_argument(
+        "source", metavar="SOURCE", help="run folder, architecture file, exported network, or name of a network"
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
     parser.add_argument("--formats", default="py,safetensors", help="separated by commas (default: py,safetensors)")
     parser.add_argument("--trial", type=trial, help="'best' or the number of a trial of the run (default: best)")
@@ -83,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
     """Export a network and print what was written, how it was checked and how quick it is."""
     from dicenas.cli.source import read_source
     from dicenas.evaluation.data import IMAGENET_MEAN, IMAGENET_STD
-    from dicenas.export import ExportVerificationError, check_formats, export_network
+    from dicenas.export import FORMATS, ExportVerificationError, check_formats, export_network, read_exported
     from dicenas.nets import build
     from dicenas.nets.checkpoints import read_network
     from dicenas.report import architecture_svg
@@ -102,6 +106,16 @@ def run(args: argparse.Namespace) -> int:
     elif args.weights is not None:
         network = read_network(args.weights, source.architecture)
         facts = {"normalization": (IMAGENET_MEAN, IMAGENET_STD)}
+    elif (Path(args.source) / FORMATS["safetensors"]).is_file():
+        exported = read_exported(args.source)
+        network = exported.network
+        facts = {
+            "metrics": exported.metrics,
+            "class_names": exported.class_names,
+            "normalization": exported.normalization,
+        }
+    elif _is_trial(folder := Path(args.source).resolve()):
+        raise ValueError(f"{args.source} is a trial of a run: export {folder.parents[1]} with --trial {folder.name}")
     else:
         network = build(source.architecture)
         print(f"{source.name} has no trained weights: fresh ones are exported", file=sys.stderr)
@@ -126,6 +140,13 @@ def run(args: argparse.Namespace) -> int:
         print(f"  {path.relative_to(result.path).as_posix():<24} {path.stat().st_size / 1024:>10,.1f} KiB")
     _print_verification(result.verification)
     return 0
+
+
+def _is_trial(folder: Path) -> bool:
+    """Whether it is the folder of a trial, which as an architecture would leave without its weights."""
+    from dicenas.runs import RunFolder
+
+    return folder.is_dir() and folder.parent.name == "trials" and RunFolder(folder.parents[1]).config_path.is_file()
 
 
 def _print_verification(found: Verification) -> None:

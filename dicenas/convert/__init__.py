@@ -119,7 +119,7 @@ def convert(
     sites, left = find_sites(model, trace)
     chosen = _choose(sites, left, where)
 
-    replaced: list[SeparableSite] = []
+    built: list[tuple[SeparableSite, nn.Module]] = []  # all of them, before the first takes its place
     undo: list[tuple[str, nn.Module]] = []
     for site in chosen:
         kind = "prelu" if site.activation is None else site.activation
@@ -139,12 +139,12 @@ def convert(
             left[site.name] = str(error)
             continue
         assert isinstance(depthwise, nn.Conv2d)
-        new = new.to(depthwise.weight.device, depthwise.weight.dtype).train(depthwise.training)
+        built.append((site, new.to(depthwise.weight.device, depthwise.weight.dtype).train(depthwise.training)))
+    for site, new in built:
         undo += [(path, model.get_submodule(path)) for path in (site.name, site.pointwise, *site.absorbed)]
         _set_submodule(model, site.name, new)
         for path in (site.pointwise, *site.absorbed):
             _set_submodule(model, path, nn.Identity())
-        replaced.append(site)
 
     try:
         after = trace_modules(model, image)
@@ -157,7 +157,7 @@ def convert(
             f"with {op} the network's output has shapes {after.output_shapes} instead of {trace.output_shapes}; "
             "it was put back"
         )
-    return ConversionReport(model, op, tuple(replaced), left, trace.cost, after.cost)
+    return ConversionReport(model, op, tuple(site for site, _ in built), left, trace.cost, after.cost)
 
 
 def _choose(sites: Sequence[SeparableSite], left: dict[str, str], where: Where | None) -> list[SeparableSite]:

@@ -3,6 +3,7 @@
 from dicenas.export.folder import ExportResult, export_network
 from dicenas.export.formats import DTYPES, FORMATS, TOLERANCES, check_formats
 from dicenas.export.model_source import model_source
+from dicenas.export.reading import ExportedNetwork, read_exported
 from dicenas.export.verify import TOLERANCE, Check, ExportVerificationError, Verification
 
 __all__ = [
@@ -13,8 +14,10 @@ __all__ = [
     "Check",
     "ExportResult",
     "ExportVerificationError",
+    "ExportedNetwork",
     "Verification",
     "check_formats",
     "export_network",
     "model_source",
+    "read_exported",
 ]

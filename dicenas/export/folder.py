@@ -24,7 +24,8 @@ from dicenas.nets import Network, architecture_cost
 
 __all__ = ["ExportResult", "export_network"]
 
-_MARK = "architecture.json"  # a folder with this file is an exported network
+# A folder with these files is an exported network; that of a trial has the first two.
+_ARCHITECTURE, _METRICS, _CARD = _MARKS = ("architecture.json", "metrics.json", "README.md")
 _PROGRAMS = frozenset({"onnx", "pt2", "torchscript"})
 
 
@@ -110,7 +111,7 @@ def export_network(
         fold_norms=fold_bn,
     )
     weights = _weights(network, source.folded, DTYPES[dtype])
-    with _new_folder(out_dir) as folder:
+    with _new_folder(out_dir, force) as folder:
         (folder / FORMATS["py"]).write_text(source.text, encoding="utf-8")
         _write_weights(weights, architecture.hash, folder / FORMATS["safetensors"])
         if not _PROGRAMS.isdisjoint(formats):
@@ -131,8 +132,8 @@ def export_network(
         for name in ("py", "safetensors"):
             if name not in formats:
                 (folder / FORMATS[name]).unlink()
-        architecture.save(folder / _MARK)
-        (folder / "metrics.json").write_text(metrics_text, encoding="utf-8")
+        architecture.save(folder / _ARCHITECTURE)
+        (folder / _METRICS).write_text(metrics_text, encoding="utf-8")
         if drawing is not None:
             (folder / "architecture.svg").write_text(drawing, encoding="utf-8")
         facts = CardFacts(
@@ -148,7 +149,7 @@ def export_network(
             timm_variant=timm_variant(network),
             has_drawing=drawing is not None,
         )
-        (folder / "README.md").write_text(model_card(facts), encoding="utf-8")
+        (folder / _CARD).write_text(model_card(facts), encoding="utf-8")
     files = sorted(path for path in out_dir.rglob("*") if path.is_file())
     return ExportResult(out_dir, tuple(files), verification)
 
@@ -228,31 +229,32 @@ def _check_folder(out_dir: Path, force: bool) -> None:
         return
     if not force:
         raise FileExistsError(f"{out_dir} exists; choose another folder, or force to replace it")
-    if not (out_dir / _MARK).is_file():
+    if missing := [name for name in _MARKS if not (out_dir / name).is_file()]:
         raise FileExistsError(
-            f"{out_dir} is no exported network (no {_MARK} in it) and is not replaced; remove it first"
+            f"{out_dir} is no exported network (no {' and no '.join(missing)} in it) and is not replaced; "
+            "remove it first"
         )
 
 
 @contextmanager
-def _new_folder(out_dir: Path) -> Iterator[Path]:
+def _new_folder(out_dir: Path, force: bool) -> Iterator[Path]:
     """Give a folder beside ``out_dir`` that takes its place when all went well, and vanishes when not."""
+    out_dir = out_dir.resolve()  # of a link, the folder that it leads to is replaced
     out_dir.parent.mkdir(parents=True, exist_ok=True)
     suffix = uuid.uuid4().hex[:8]
     folder = out_dir.with_name(f".{out_dir.name}.{suffix}")
     replaced = out_dir.with_name(f".{out_dir.name}.{suffix}.replaced")
-    folder.mkdir()
     try:
+        folder.mkdir()
         yield folder
+        _check_folder(out_dir, force)  # somebody may have been quicker
         if out_dir.exists():
             out_dir.rename(replaced)
-        try:
-            folder.rename(out_dir)
-        except OSError:
-            if replaced.exists():
-                replaced.rename(out_dir)
-            raise
+        folder.rename(out_dir)
     finally:
+        # Whatever came between the two, Ctrl-C included, the old one goes back.
+        if replaced.exists() and not out_dir.exists():
+            replaced.rename(out_dir)
         for path in (folder, replaced):
             if path.exists():
                 shutil.rmtree(path)

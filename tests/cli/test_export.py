@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from dicenas.cli import main
 from dicenas.export import folder
@@ -79,6 +79,20 @@ def test_a_trial_leaves_as_a_program(run: RunFolder, tmp_path: Path, capsys: pyt
     assert not (out / "model.safetensors").exists()
 
 
+def test_what_was_exported_leaves_in_another_format(run: RunFolder, tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert main(["export", str(run.path), "--out", str(first)]) == 0
+    assert main(["export", str(first), "--out", str(second), "--formats", "safetensors,torchscript"]) == 0
+    exported, trained = load_file(second / "model.safetensors"), load_file(run.weights_path(2))
+    assert all(exported[name].equal(trained[name]) for name in trained)
+    metrics, card = ((second / name).read_text(encoding="utf-8") for name in ("metrics.json", "README.md"))
+    assert metrics == (first / "metrics.json").read_text(encoding="utf-8")
+    for line in (first / "README.md").read_text(encoding="utf-8").partition("## Input")[2].splitlines():
+        if line.startswith("## Verification"):
+            break
+        assert line in card
+
+
 def test_a_network_that_is_not_verified_leaves_nothing(
     run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -106,6 +120,8 @@ def test_an_existing_folder_needs_force(
     [
         (["RUN", "--trial", "9"], "no finished trial 9"),
         (["RUN", "--trial", "worst"], "'worst' is neither 'best' nor the number of a trial"),
+        (["TRIAL"], "with --trial 1"),
+        (["FOLDED"], "is to be exported once more without that"),
         (["RUN", "--trial", "3"], "is failed and has nothing to export: out of memory"),
         (["NEWER"], "newer.json: architecture has schema version 99, this dicenas reads 1"),
         (["RUN", "--formats", "py,onx"], "unknown format 'onx'"),
@@ -134,7 +150,12 @@ def test_bad_input_writes_nothing(
     monkeypatch.chdir(tmp_path / "empty")
     newer = tmp_path / "newer.json"
     newer.write_text(json.dumps(net_architecture("dicenet_010").to_dict() | {"schema_version": 99}), encoding="utf-8")
+    folded = tmp_path / "folded"
+    folded.mkdir()
+    net_architecture("dicenet_010").save(folded / "architecture.json")
+    save_file({"stem.conv.bias": torch.zeros(8)}, folded / "model.safetensors")
     paths = {"RUN": str(run.path), "CHECKPOINT": str(checkpoint), "NEWER": str(newer)}
+    paths |= {"TRIAL": str(run.trial_path(1)), "FOLDED": str(folded)}
     source, *rest = [paths.get(argument, argument) for argument in arguments]
     assert message in refused("export", source, "--out", "net", *rest)
     assert list(Path().iterdir()) == []

@@ -201,6 +201,37 @@ def test_existing_folder(network: Network, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("unverified")
+def test_link_to_a_folder_stays_a_link(network: Network, tmp_path: Path) -> None:
+    export_network(network, tmp_path / "nets" / "first", metrics={"accuracy": 0.1})
+    (tmp_path / "latest").symlink_to(tmp_path / "nets" / "first")
+    export_network(network, tmp_path / "latest", metrics={"accuracy": 0.2}, force=True)
+    assert (tmp_path / "latest").is_symlink()
+    assert names(tmp_path / "nets") == ["first"]
+    assert json.loads((tmp_path / "nets" / "first" / "metrics.json").read_text())["accuracy"] == 0.2
+
+
+def test_folder_that_appears_meanwhile_is_kept(
+    network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def verify_slowly(*args: object, **kwargs: object) -> Verification:
+        (tmp_path / "net").mkdir()
+        return Verification()
+
+    monkeypatch.setattr(folder, "verify", verify_slowly)
+    with pytest.raises(FileExistsError, match="exists"):
+        export_network(network, tmp_path / "net")
+    assert names(tmp_path / "net") == []
+
+
+@pytest.mark.usefixtures("unverified")
+def test_folder_of_a_trial_is_not_replaced(network: Network, tmp_path: Path) -> None:
+    for name in ("architecture.json", "metrics.json", "weights.safetensors"):
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(FileExistsError, match=r"no exported network \(no README.md in it\)"):
+        export_network(network, tmp_path, force=True)
+
+
+@pytest.mark.usefixtures("unverified")
 def test_force_replaces_nothing_but_exports(network: Network, tmp_path: Path) -> None:
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.tex").write_text("years of work")
@@ -224,8 +255,9 @@ def test_failure_half_way_leaves_nothing(
 
 
 @pytest.mark.usefixtures("unverified")
+@pytest.mark.parametrize("error", [PermissionError("not now"), KeyboardInterrupt()])
 def test_folder_that_cannot_take_its_place_leaves_the_old_one(
-    network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    error: BaseException, network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "net"
     export_network(network, out, metrics={"accuracy": 0.1})
@@ -233,11 +265,11 @@ def test_folder_that_cannot_take_its_place_leaves_the_old_one(
 
     def failing_rename(self: Path, target: Path) -> Path:
         if Path(target) == out and not self.name.endswith(".replaced"):
-            raise PermissionError("not now")
+            raise error
         return rename(self, target)
 
     monkeypatch.setattr(Path, "rename", failing_rename)
-    with pytest.raises(PermissionError):
+    with pytest.raises(type(error)):
         export_network(network, out, metrics={"accuracy": 0.2}, force=True)
     assert names(tmp_path) == ["net"]
     assert json.loads((out / "metrics.json").read_text())["accuracy"] == 0.1

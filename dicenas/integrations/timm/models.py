@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import ast
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from timm.models import (
     build_model_with_cfg,
     generate_default_cfgs,
@@ -22,6 +20,7 @@ from torch import Tensor, nn
 
 from dicenas.architecture import Architecture
 from dicenas.evaluation.data import IMAGENET_MEAN, IMAGENET_STD
+from dicenas.export.reading import check_weights, read_constants
 from dicenas.integrations.timm.network import TimmNetwork
 from dicenas.nets import build, edgenets, get_backbone, list_nets, net_architecture
 from dicenas.ops import DiCE
@@ -63,8 +62,8 @@ def register_exported(folder: str | Path, name: str | None = None) -> str:
         raise ValueError(f"the name {name!r} is taken; give the model another one")
     weights = folder / "model.safetensors"
     if weights.is_file():
-        _check_weights(weights, architecture)
-    told = _constants(folder / "model.py")
+        check_weights(weights, architecture)
+    told = read_constants(folder / "model.py")
     config = {
         "file": str(weights) if weights.is_file() else None,
         "mean": told.get("MEAN", IMAGENET_MEAN),
@@ -74,31 +73,6 @@ def register_exported(folder: str | Path, name: str | None = None) -> str:
     _EXPORTED.add(name)
     _register(name, architecture, config)
     return name
-
-
-def _check_weights(path: Path, architecture: Architecture) -> None:
-    with torch.device("meta"):
-        expected = build(architecture).state_dict().keys()
-    with safe_open(path, "pt") as file:
-        found = set(file.keys())
-    if found != expected:
-        different = sorted(found ^ expected)[0]
-        raise ValueError(
-            f"{path} does not hold the weights of its architecture ({different} is not in both); a network whose "
-            "normalisations were folded is to be exported once more without that"
-        )
-
-
-def _constants(path: Path) -> dict[str, Any]:
-    """Return the constants of an exported ``model.py`` whose values are written out."""
-    if not path.is_file():
-        return {}
-    found: dict[str, Any] = {}
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
-        match node:
-            case ast.Assign(targets=[ast.Name(id="MEAN" | "STD" | "CLASS_NAMES" as name)], value=value):
-                found[str(name)] = ast.literal_eval(value)
-    return found
 
 
 def _config(architecture: Architecture, given: Mapping[str, Any]) -> dict[str, Any]:
