@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from random import Random
 from typing import Any
 
 import numpy as np
 from optuna import Study
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.search_space import IntersectionSearchSpace
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from dicenas.space import SpaceSpec
+from dicenas.strategies.parameters import active_sample, draw
 from dicenas.strategies.ranking import crowding_distances, domination_ranks
 
-__all__ = ["EvolutionSampler", "draw"]
+__all__ = ["EvolutionSampler"]
 
 
 class EvolutionSampler(BaseSampler):
@@ -99,36 +99,7 @@ class EvolutionSampler(BaseSampler):
         return population[min(entrants, key=lambda i: (violations[i], ranks[i], -crowding[i]))]
 
     def _mutate_architecture(self, space: SpaceSpec, params: Mapping[str, Any]) -> dict[str, Any]:
-        active: dict[str, Any] = {}
-        for choice in space.choices:
-            if choice.active(active):
-                active[choice.label] = params[choice.label]
-        mutated = space.sample(space.mutate(space.architecture(active), self._rng))
+        parent = space.architecture(active_sample(space, params))
+        mutated = space.sample(space.mutate(parent, self._rng))
         # What is inactive is inherited, to come back when a later mutation activates it.
         return {choice.label: mutated.get(choice.label, params[choice.label]) for choice in space.choices}
-
-
-def draw(distribution: BaseDistribution, rng: Random, other_than: Any = None) -> Any:
-    """Draw a value uniformly (on a logarithmic scale where the distribution has one).
-
-    Args:
-        distribution: The distribution.
-        rng: Source of random numbers.
-        other_than: A value that is not to be drawn, where there are others.
-    """
-    if isinstance(distribution, CategoricalDistribution):
-        others = [value for value in distribution.choices if value != other_than]
-        return rng.choice(others or distribution.choices)
-    if not isinstance(distribution, FloatDistribution | IntDistribution):
-        raise ValueError(f"cannot draw from a {type(distribution).__name__}")
-    low, high, step = distribution.low, distribution.high, distribution.step
-    if distribution.log:
-        # Each whole number has the interval around it.
-        margin = 0.5 if isinstance(distribution, IntDistribution) else 0.0
-        value = math.exp(rng.uniform(math.log(low - margin), math.log(high + margin)))
-        value = round(value) if margin else value
-    elif step is None:
-        value = rng.uniform(low, high)
-    else:
-        value = low + step * rng.randint(0, round((high - low) / step))
-    return type(low)(min(max(value, low), high))

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping
-from functools import lru_cache
+from collections.abc import Callable, Iterator
 from random import Random
 
 import torch
 
 from dicenas.architecture import Architecture
-from dicenas.nets.backbone import BlockSpec, get_backbone
 from dicenas.space import SpaceSpec
-from dicenas.space.vectorized import BlockSums, VectorizedSpace
-from dicenas.strategies.costs import CLOSED_FORMS
+from dicenas.strategies.closed_forms import ClosedForms
 from dicenas.strategies.feasible import FEASIBLE, CostBook
 
 __all__ = ["Finder"]
@@ -38,7 +35,6 @@ class Finder:
         space: The space.
         book: Costs and constraints.
         closed_forms: Upper bounds on costs that follow from closed forms, checked for many architectures at once.
-        image_size: Image size at which these are counted; each architecture's own by default.
         rng: Source of random numbers.
         passed_over: Called with numbers of architectures that were looked at and are infeasible.
     """
@@ -47,14 +43,12 @@ class Finder:
         self,
         space: SpaceSpec,
         book: CostBook,
-        closed_forms: Mapping[str, float],
-        image_size: int | None,
+        closed_forms: ClosedForms,
         rng: Random,
         passed_over: Callable[[int], None],
     ) -> None:
         self._space, self._book, self._rng = space, book, rng
-        self._bounds = [closed_forms.get(name, float("inf")) for name in CLOSED_FORMS] if closed_forms else None
-        self._image_size = image_size
+        self._closed_forms = closed_forms
         self._passed_over = passed_over
         self._drawn: Iterator[tuple[int, Architecture]] = iter(())
 
@@ -83,7 +77,7 @@ class Finder:
 
     def _draws(self) -> Iterator[Architecture]:
         """Yield random architectures that meet the bounds with closed forms; ends where these are too rare."""
-        if self._bounds is None:
+        if not self._closed_forms.bounds:
             while True:
                 yield self._space.random(self._rng)
         fruitless = 0
@@ -92,14 +86,14 @@ class Finder:
                 self._passed_over(skipped)
                 fruitless = 0
                 yield architecture
-            self._drawn = self._batch(_BATCHES[fruitless], self._bounds)
+            self._drawn = self._batch(_BATCHES[fruitless])
             fruitless += 1
 
-    def _batch(self, count: int, bounds: list[float]) -> Iterator[tuple[int, Architecture]]:
+    def _batch(self, count: int) -> Iterator[tuple[int, Architecture]]:
         """Draw rows, and yield each that meets the bounds with the number of those before it that do not."""
-        vectorized, sums = _closed_forms(self._space, self._image_size)
+        vectorized = self._closed_forms.vectorized
         rows = vectorized.random(count, torch.Generator().manual_seed(self._rng.getrandbits(48)))
-        met = (sums(rows) <= torch.tensor(bounds, dtype=torch.float64)).all(1).nonzero()[:, 0]
+        met = self._closed_forms.met(rows).nonzero()[:, 0]
         previous = -1
         for index in met.tolist():
             yield index - previous - 1, vectorized.decode(rows[index : index + 1])[0]
@@ -130,14 +124,3 @@ class Finder:
         """Return the architecture of the fewest MACs among random ones: its slow costs tend to be low."""
         drawn = [self._space.random(rng) for _ in range(_SMALLEST_OF)]
         return min(drawn, key=lambda architecture: self._space.cost(architecture).macs)
-
-
-@lru_cache(maxsize=8)
-def _closed_forms(space: SpaceSpec, image_size: int | None) -> tuple[VectorizedSpace, BlockSums]:
-    vectorized, family = VectorizedSpace(space, image_size), get_backbone(space.backbone)
-
-    def costs(block: BlockSpec) -> list[float]:
-        cost = family.block_cost(block)
-        return [getattr(cost, name) for name in CLOSED_FORMS]
-
-    return vectorized, vectorized.sums(costs)

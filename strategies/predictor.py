@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from random import Random
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from optuna import Study
 from optuna.distributions import BaseDistribution
@@ -15,10 +16,13 @@ from optuna.samplers import BaseSampler
 from optuna.search_space import IntersectionSearchSpace
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
+from torch import Tensor
 
 from dicenas.architecture import Architecture
 from dicenas.space import Choice, SpaceSpec
-from dicenas.strategies.evolution import draw
+from dicenas.strategies.closed_forms import ClosedForms
+from dicenas.strategies.index import holds
+from dicenas.strategies.parameters import active_sample, draw
 from dicenas.strategies.ranking import domination_ranks
 
 __all__ = ["PredictorSampler"]
@@ -42,11 +46,14 @@ class PredictorSampler(BaseSampler):
     models, the objectives being weighed by a random direction (ParEGO, Knowles 2006): so all of the front is reached.
 
     A linear model says enough where trials are few: what blocks cost adds up, and what they gain does so roughly.
-    The sampler holds nothing but random numbers: any number of processes may work on one study.
+    What breaks a bound on MACs or parameters is no candidate. The sampler holds nothing but random numbers and what it
+    computed: any number of processes may work on one study.
 
     Args:
         space: The space whose architectures the trials stand for. Every label must be a parameter of every trial, as
             in an :class:`~dicenas.strategies.ArchitectureStudy`.
+        closed_forms: Bounds on MACs and parameters, and the image size at which these are counted; by default there
+            are none, and it is each architecture's own.
         startup_trials: Complete trials before the first model; until then architectures are drawn at random.
         candidates: Number of architectures that the models judge for a proposal.
         seed: Seed.
@@ -56,17 +63,24 @@ class PredictorSampler(BaseSampler):
     """
 
     def __init__(
-        self, space: SpaceSpec, *, startup_trials: int = 8, candidates: int = 256, seed: int | None = None
+        self,
+        space: SpaceSpec,
+        *,
+        closed_forms: ClosedForms | None = None,
+        startup_trials: int = 8,
+        candidates: int = 256,
+        seed: int | None = None,
     ) -> None:
         for name, number in (("startup_trials", startup_trials), ("candidates", candidates)):
             if number < 2:
                 raise ValueError(f"{name} {number} should be at least 2")
         self._space = space
+        self._closed_forms = closed_forms or ClosedForms(space)
         self._startup_trials = startup_trials
         self._candidates = candidates
         self._rng = Random(seed)
         self._common = IntersectionSearchSpace()
-        self._features: dict[str, Floats] = {}
+        self._architectures: dict[tuple[Any, ...], Architecture] = {}
 
     def reseed_rng(self) -> None:
         self._rng.seed()
@@ -77,17 +91,22 @@ class PredictorSampler(BaseSampler):
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
+        trials = study.get_trials(deepcopy=False)
         labels = {choice.label for choice in self._space.choices}
-        complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        known = [t for t in complete if labels <= t.params.keys() and np.isfinite(t.values).all()]
+        known = [
+            t
+            for t in trials
+            if t.state == TrialState.COMPLETE and labels <= t.params.keys() and np.isfinite(t.values).all()
+        ]
         if len(known) < self._startup_trials:
             return {name: draw(distribution, self._rng) for name, distribution in search_space.items()}
         signs = [-1.0 if direction == StudyDirection.MAXIMIZE else 1.0 for direction in study.directions]
         losses = np.array([t.values for t in known]) * signs
         architectures = [self._architecture(t.params) for t in known]
         front = [a for a, rank in zip(architectures, domination_ranks(losses), strict=True) if not rank]
-        loss = self._loss(architectures, losses)
-        best = self._minimized(loss, front, {a.hash for a in architectures})
+        # What failed, or is being evaluated, would be proposed in vain as well.
+        taken = {a.hash for a in architectures} | {digest for t in trials if (digest := holds(t)) is not None}
+        best = self._minimized(self._loss(architectures, losses), front, taken)
         # Where as good as nothing is left, the study finds what is.
         return self._params(best or self._space.random(self._rng), search_space)
 
@@ -97,35 +116,45 @@ class PredictorSampler(BaseSampler):
         return draw(param_distribution, self._rng)
 
     def _minimized(
-        self, loss: Callable[[Sequence[Architecture]], Floats], front: Sequence[Architecture], known: set[str]
+        self, loss: Callable[[Tensor], Floats], front: Sequence[Architecture], taken: set[str]
     ) -> Architecture | None:
-        """Return the architecture of the smallest loss that a short evolution finds, of those not evaluated yet.
+        """Return the architecture of the smallest loss that a short evolution finds, of those that may be evaluated.
 
         It begins with random architectures and mutations of the front; then the best are mutated.
         """
         if self._space.size == 1:
             return None
         share = self._candidates // (_ROUNDS + 2)
-        drawn = [self._space.random(self._rng) for _ in range(share)]
-        drawn += [self._space.mutate(self._rng.choice(front), self._rng) for _ in range(share)]
+        drawn = self._random(share) + self._mutations(front, share)
         found: dict[Architecture, float] = {}
         for _ in range(_ROUNDS + 1):
-            if new := [a for a in dict.fromkeys(drawn) if a.hash not in known and a not in found]:
-                found.update(zip(new, loss(new).tolist(), strict=True))
+            if new := [a for a in dict.fromkeys(drawn) if a not in found and a.hash not in taken]:
+                rows = self._closed_forms.vectorized.encode(new)
+                met = self._closed_forms.met(rows)
+                allowed = itertools.compress(new, met.tolist())
+                found.update(zip(allowed, loss(rows[met]).tolist(), strict=True))
             parents = sorted(found, key=found.__getitem__)[:_PARENTS] or front
-            drawn = [self._space.mutate(self._rng.choice(parents), self._rng) for _ in range(share)]
+            drawn = self._mutations(parents, share)
         return min(found, key=found.__getitem__, default=None)
 
-    def _loss(
-        self, architectures: Sequence[Architecture], losses: Floats
-    ) -> Callable[[Sequence[Architecture]], Floats]:
-        """Return the loss of architectures by models drawn from the posterior, one for each objective.
+    def _random(self, count: int) -> list[Architecture]:
+        """Draw architectures that meet the bounds, fewer where these are rare."""
+        rows = self._closed_forms.vectorized.random(
+            self._candidates, torch.Generator().manual_seed(self._rng.getrandbits(48))
+        )
+        return self._closed_forms.vectorized.decode(rows[self._closed_forms.met(rows)][:count])
+
+    def _mutations(self, parents: Sequence[Architecture], count: int) -> list[Architecture]:
+        return [self._space.mutate(self._rng.choice(parents), self._rng) for _ in range(count)]
+
+    def _loss(self, architectures: Sequence[Architecture], losses: Floats) -> Callable[[Tensor], Floats]:
+        """Return the loss of rows of the space by models drawn from the posterior, one for each objective.
 
         It is Chebyshev's, weighed by a random direction, on the scale of the trials.
         """
         from sklearn.linear_model import BayesianRidge
 
-        features = self._table(architectures)
+        features = self._features(self._closed_forms.vectorized.encode(architectures))
         mean, scale = features.mean(0), features.std(0)
         scale[scale == 0] = np.inf  # says nothing yet
         rng = np.random.default_rng(self._rng.getrandbits(64))
@@ -139,8 +168,8 @@ class PredictorSampler(BaseSampler):
                 offsets[objective] = model.intercept_
         direction = rng.dirichlet(np.ones(len(low)))
 
-        def loss(candidates: Sequence[Architecture]) -> Floats:
-            weighed = (((self._table(candidates) - mean) / scale) @ weights + offsets) * direction
+        def loss(rows: Tensor) -> Floats:
+            weighed = (((self._features(rows) - mean) / scale) @ weights + offsets) * direction
             total: Floats = weighed.max(1) + _SUM_SHARE * weighed.sum(1)
             return total
 
@@ -148,26 +177,28 @@ class PredictorSampler(BaseSampler):
 
     # Architectures as numbers
 
-    def _table(self, architectures: Iterable[Architecture]) -> Floats:
-        return np.array([self._features_of(architecture) for architecture in architectures])
+    def _features(self, rows: Tensor) -> Floats:
+        """Return which value each choice has, none where it is inactive, and the logarithms of the costs."""
+        columns = []
+        for choice, codes in zip(self._space.choices, rows.T, strict=True):
+            chosen = codes[:, None] == torch.arange(len(choice.values))
+            columns.append(chosen & self._active(choice, rows)[:, None])
+        features = torch.cat([*columns, self._closed_forms.costs(rows).log1p()], 1)
+        return features.numpy().astype(np.float64)
 
-    def _features_of(self, architecture: Architecture) -> Floats:
-        if architecture.hash not in self._features:
-            sample = self._space.sample(architecture)
-            chosen = [float(sample.get(choice.label) == value) for choice, value in self._values()]
-            cost = self._space.cost(architecture)
-            self._features[architecture.hash] = np.array([*chosen, math.log(1 + cost.macs), math.log(1 + cost.params)])
-        return self._features[architecture.hash]
-
-    def _values(self) -> list[tuple[Choice, Any]]:
-        return [(choice, value) for choice in self._space.choices for value in choice.values]
+    def _active(self, choice: Choice, rows: Tensor) -> Tensor:
+        if choice.condition is None:
+            return torch.ones(len(rows), dtype=torch.bool)
+        label, values = choice.condition
+        other = self._closed_forms.vectorized.labels.index(label)
+        codes = [code for code, value in enumerate(self._space.choices[other].values) if value in values]
+        return torch.isin(rows[:, other], torch.tensor(codes))
 
     def _architecture(self, params: Mapping[str, Any]) -> Architecture:
-        active: dict[str, Any] = {}
-        for choice in self._space.choices:
-            if choice.active(active):
-                active[choice.label] = params[choice.label]
-        return self._space.architecture(active)
+        key = tuple(params[choice.label] for choice in self._space.choices)
+        if key not in self._architectures:
+            self._architectures[key] = self._space.architecture(active_sample(self._space, params))
+        return self._architectures[key]
 
     def _params(self, architecture: Architecture, search_space: Mapping[str, BaseDistribution]) -> dict[str, Any]:
         sample = self._space.sample(architecture)

@@ -52,7 +52,7 @@ class Proposer:
         self._claims = claims or StudyClaims(index)
         self._claimed: str | None = None
         self._sampler = ResamplingSampler(
-            make_sampler(sampler, seed, searched.space if isinstance(searched, ArchitectureSpace) else None),
+            make_sampler(sampler, seed, searched.closed_forms if isinstance(searched, ArchitectureSpace) else None),
             searched,
             accept=self._accept,
             evaluations=lambda: index.finished,

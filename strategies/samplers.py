@@ -10,8 +10,8 @@ from collections.abc import Callable
 import optuna
 from optuna.samplers import BaseSampler, GPSampler, NSGAIIISampler, NSGAIISampler, RandomSampler, TPESampler
 
-from dicenas.space import SpaceSpec
 from dicenas.spelling import did_you_mean
+from dicenas.strategies.closed_forms import ClosedForms
 from dicenas.strategies.evolution import EvolutionSampler
 from dicenas.strategies.predictor import PredictorSampler
 
@@ -24,37 +24,41 @@ _POPULATION_SIZE = 10
 _Seed = int | None
 
 
-def _gp(seed: _Seed, space: SpaceSpec | None) -> BaseSampler:
+def _gp(seed: _Seed, closed_forms: ClosedForms | None) -> BaseSampler:
     if importlib.util.find_spec("scipy") is None:
         raise ImportError("sampler 'gp' needs scipy: install it (pip install scipy) or take sampler 'tpe'")
     return GPSampler(seed=seed)
 
 
-def _nsga3(seed: _Seed, space: SpaceSpec | None) -> BaseSampler:
+def _nsga3(seed: _Seed, closed_forms: ClosedForms | None) -> BaseSampler:
     with warnings.catch_warnings():
         # It has been experimental since Optuna 3.2.
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         return NSGAIIISampler(seed=seed, population_size=_POPULATION_SIZE)
 
 
-def _predictor(seed: _Seed, space: SpaceSpec | None) -> BaseSampler:
+def _predictor(seed: _Seed, closed_forms: ClosedForms | None) -> BaseSampler:
     if importlib.util.find_spec("sklearn") is None:
         raise ImportError(
             "sampler 'predictor' needs scikit-learn: install it (pip install scikit-learn) or take sampler 'evolution'"
         )
-    if space is None:
+    if closed_forms is None:
         raise ValueError("sampler 'predictor' needs the architectures of a SpaceSpec; take sampler 'tpe' here")
-    return PredictorSampler(space, seed=seed)
+    return PredictorSampler(closed_forms.space, closed_forms=closed_forms, seed=seed)
 
 
-_SAMPLERS: dict[str, Callable[[_Seed, SpaceSpec | None], BaseSampler]] = {
-    "evolution": lambda seed, space: EvolutionSampler(space, seed=seed),
+def _evolution(seed: _Seed, closed_forms: ClosedForms | None) -> BaseSampler:
+    return EvolutionSampler(closed_forms and closed_forms.space, seed=seed)
+
+
+_SAMPLERS: dict[str, Callable[[_Seed, ClosedForms | None], BaseSampler]] = {
+    "evolution": _evolution,
     "gp": _gp,
-    "nsga2": lambda seed, space: NSGAIISampler(seed=seed, population_size=_POPULATION_SIZE),
+    "nsga2": lambda seed, closed_forms: NSGAIISampler(seed=seed, population_size=_POPULATION_SIZE),
     "nsga3": _nsga3,
     "predictor": _predictor,
-    "random": lambda seed, space: RandomSampler(seed=seed),
-    "tpe": lambda seed, space: TPESampler(seed=seed),
+    "random": lambda seed, closed_forms: RandomSampler(seed=seed),
+    "tpe": lambda seed, closed_forms: TPESampler(seed=seed),
 }
 
 #: Names of the samplers. All of them take one or several objectives.
@@ -80,20 +84,21 @@ def check_sampler(name: str) -> None:
         raise ValueError(f"unknown sampler {name!r}{did_you_mean(name, SAMPLERS)} (samplers: {', '.join(SAMPLERS)})")
 
 
-def make_sampler(name: str, seed: int | None = None, space: SpaceSpec | None = None) -> BaseSampler:
+def make_sampler(name: str, seed: int | None = None, closed_forms: ClosedForms | None = None) -> BaseSampler:
     """Return a sampler.
 
     Args:
         name: One of :data:`SAMPLERS`.
         seed: Seed, ``None`` for a different search each time.
-        space: The space, for samplers that mutate architectures; without it they mutate parameters.
+        closed_forms: The space and its bounds, for samplers that propose architectures; without it evolution mutates
+            parameters, and there is no predictor.
 
     Raises:
-        ValueError: There is no such sampler.
+        ValueError: There is no such sampler, or it needs architectures.
         ImportError: The sampler needs a package that is not installed.
     """
     check_sampler(name)
-    return _SAMPLERS[name](seed, space)
+    return _SAMPLERS[name](seed, closed_forms)
 
 
 def session_seed(seed: int | None, trials: int, worker: int) -> int | None:

@@ -14,10 +14,11 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 
 from dicenas.architecture import Architecture
 from dicenas.space import SpaceSpec
+from dicenas.strategies.closed_forms import ClosedForms
 from dicenas.strategies.costs import InfeasibleConstraintError
-from dicenas.strategies.evolution import draw
 from dicenas.strategies.feasible import CostBook, CostError
 from dicenas.strategies.finding import Finder
+from dicenas.strategies.parameters import active_sample, draw
 from dicenas.strategies.trials import Proposal, digest
 
 __all__ = ["ArchitectureSpace", "ParameterSpace", "PassedOverError", "SearchedSpace", "SpaceExhaustedError"]
@@ -92,7 +93,6 @@ class ArchitectureSpace(SearchedSpace):
         space: The space.
         book: Costs and constraints.
         closed_forms: Bounds on costs that follow from closed forms.
-        image_size: Image size at which these are counted.
         rng: Source of random numbers.
     """
 
@@ -100,25 +100,22 @@ class ArchitectureSpace(SearchedSpace):
         self,
         space: SpaceSpec,
         book: CostBook,
-        closed_forms: Mapping[str, float],
-        image_size: int | None,
+        closed_forms: ClosedForms,
         rng: Random,
     ) -> None:
         self.distributions = {choice.label: CategoricalDistribution(choice.values) for choice in space.choices}
         self.size = space.size
         self.fingerprint = space.fingerprint
-        self.space, self._book, self._rng = space, book, rng
+        self.space, self.closed_forms = space, closed_forms
+        self._book, self._rng = book, rng
         self._infeasible = 0
-        self._finder = Finder(space, book, closed_forms, image_size, rng, self._count_infeasible)
+        self._finder = Finder(space, book, closed_forms, rng, self._count_infeasible)
 
     def _count_infeasible(self, count: int) -> None:
         self._infeasible += count
 
     def propose(self, number: int, params: Mapping[str, Any], costs: Mapping[str, float] | None = None) -> Proposal:
-        sample: dict[str, Any] = {}
-        for choice in self.space.choices:
-            if choice.active(sample):
-                sample[choice.label] = params[choice.label]
+        sample = active_sample(self.space, params)
         return self._proposal(number, sample, self.space.architecture(sample), costs or {})
 
     def params(self, architecture: Architecture) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from dicenas.architecture import Architecture
 from dicenas.pareto import Direction, pareto_front
 from dicenas.space import SpaceSpec
 from dicenas.strategies.claims import Claims
+from dicenas.strategies.closed_forms import ClosedForms
 from dicenas.strategies.costs import CostFunction, bounded_costs
 from dicenas.strategies.feasible import CostBook
 from dicenas.strategies.index import HASH, ProposalCounts, TrialIndex
@@ -114,7 +115,7 @@ class ArchitectureStudy:
                 space, self.objectives, constraints or {}, costs or {}, image_size
             )
             book = CostBook(functions, self.constraints)
-            self._searched = ArchitectureSpace(space, book, closed_forms, image_size, self._rng)
+            self._searched = ArchitectureSpace(space, book, ClosedForms(space, closed_forms, image_size), self._rng)
         elif constraints or costs:
             raise ValueError(
                 "costs and constraints need the architectures of a SpaceSpec; "

@@ -20,7 +20,7 @@ from optuna.trial import TrialState, create_trial
 
 from dicenas.space import SpaceSpec
 from dicenas.strategies import EvolutionSampler
-from dicenas.strategies.evolution import draw
+from dicenas.strategies.parameters import draw
 
 SPACE = SpaceSpec("shufflenetv2", ("separable_k3", "dice_k3", "skip"), (0.5, 1.0), ((1, 2), (1, 3), (1,)))
 DISTRIBUTIONS: dict[str, BaseDistribution] = {c.label: CategoricalDistribution(c.values) for c in SPACE.choices}

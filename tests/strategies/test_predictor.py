@@ -59,6 +59,28 @@ def test_proposals_are_new_points_of_the_space() -> None:
     assert len(set(hashes)) == len(hashes) == 30
 
 
+def test_bounds_on_costs_leave_it_the_best_of_what_meets_them() -> None:
+    # The most accurate architectures of all break the bound.
+    study = ArchitectureStudy(SPACE, "predictor", ("accuracy",), constraints={"macs": 2.5e6}, seed=0)
+    while study.remaining(25):
+        proposal = study.ask()
+        assert proposal.architecture is not None
+        study.tell(proposal, {"accuracy": accuracy(proposal.architecture)})
+    bounded = [a for a in (SPACE.random(Random(n)) for n in range(400)) if SPACE.cost(a).macs <= 2.5e6]
+    assert study.best_trials[0].values[0] > sorted(map(accuracy, bounded))[-4]
+    # Those that begin the search are drawn at random.
+    assert study.counts.infeasible < 40
+
+
+def test_what_failed_or_is_being_evaluated_is_not_proposed() -> None:
+    study = found("predictor", 2, 10)
+    for number in range(12):
+        proposal = study.ask()
+        if number % 2:
+            study.fail(proposal, "no memory")
+    assert study.counts.duplicate == 0
+
+
 def test_one_seed_gives_one_search() -> None:
     first, second = ([t.params for t in found("predictor", 5, 15).trials] for _ in range(2))
     assert first == second

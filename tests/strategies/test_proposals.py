@@ -25,6 +25,7 @@ from dicenas.strategies import (
     named_architecture,
 )
 from dicenas.strategies.claims import StudyClaims
+from dicenas.strategies.closed_forms import ClosedForms
 from dicenas.strategies.feasible import CostBook
 from dicenas.strategies.finding import Finder
 from dicenas.strategies.index import TrialIndex
@@ -151,7 +152,8 @@ def test_random_is_uniform_over_what_is_feasible() -> None:
     feasible = [architecture for architecture, macs in costs.items() if macs <= bound]
     passed_over: list[int] = []
     functions = {"macs": lambda architecture: float(costs[architecture])}
-    finder = Finder(space, CostBook(functions, {"macs": bound}), {"macs": bound}, None, Random(0), passed_over.append)
+    forms = ClosedForms(space, {"macs": bound})
+    finder = Finder(space, CostBook(functions, {"macs": bound}), forms, Random(0), passed_over.append)
     drawn = [next(finder.random()) for _ in range(60 * len(feasible))]
     counts = [drawn.count(architecture) for architecture in feasible]
     assert sum(counts) == len(drawn)
