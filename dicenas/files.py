@@ -7,7 +7,7 @@ import os
 import secrets
 from pathlib import Path
 
-__all__ = ["atomic_write_bytes", "atomic_write_text", "sync_folder"]
+__all__ = ["atomic_write_bytes", "atomic_write_text", "remove_unfinished", "sync_folder"]
 
 
 def atomic_write_bytes(path: str | Path, data: bytes) -> None:
@@ -32,6 +32,13 @@ def atomic_write_bytes(path: str | Path, data: bytes) -> None:
 def atomic_write_text(path: str | Path, text: str) -> None:
     """Write ``text`` as UTF-8 to ``path``: the whole file appears, or the previous one stays."""
     atomic_write_bytes(path, text.encode("utf-8"))
+
+
+def remove_unfinished(path: str | Path) -> None:
+    """Remove what was written towards ``path`` by processes that were killed; no process may be writing it."""
+    path = Path(path)
+    for temporary in path.parent.glob(f".{path.name}." + 16 * "[0-9a-f]"):
+        temporary.unlink(missing_ok=True)
 
 
 def sync_folder(path: str | Path) -> None:

@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import datetime
-import fcntl
 import json
 import logging
-import os
 import platform
-import socket
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
 
-from dicenas import __version__
+from dicenas import __version__, locks
 from dicenas.config.schema import plain
 from dicenas.cost import device_name
 from dicenas.files import atomic_write_text
 from dicenas.runs import RunFolder
 
 __all__ = [
-    "FolderInUseError",
     "claim_folder",
     "differences",
     "ended_well",
@@ -36,7 +32,6 @@ __all__ = [
 
 #: Settings that may change from one call to the next: more trials, another time limit, and another export.
 _MAY_CHANGE = ("search.trials", "evaluator.time_limit_s", "export")
-_LOCK = ".lock"
 # NNI and Optuna have handlers of their own for the terminal.
 _LOGGERS = ("dicenas", "nni", "optuna")
 
@@ -52,7 +47,7 @@ def claim_folder(run: RunFolder, settings: Mapping[str, Any]) -> None:
             raise ValueError(
                 f"{run.path} belongs to another search; take another name, or remove the folder:\n" + "\n".join(found)
             )
-    elif run.path.exists() and any(path.name != _LOCK for path in run.path.iterdir()):
+    elif run.path.exists() and any(path.name != locks.LOCK for path in run.path.iterdir()):
         raise ValueError(f"{run.path} exists and is no run folder: it has no {run.config_path.name}; take another name")
     run.path.mkdir(parents=True, exist_ok=True)
     run.write_config(plain(settings))
@@ -68,12 +63,7 @@ def differences(kept: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
     ]
 
 
-class FolderInUseError(ValueError):
-    """Another search is at work in the run folder."""
-
-
-@contextmanager
-def lock_folder(run: RunFolder) -> Iterator[None]:
+def lock_folder(run: RunFolder) -> AbstractContextManager[None]:
     """Keep other searches out of the run folder for as long as this one, or a worker that it copied, lives.
 
     The folder is made where it is missing, and goes again where nothing else came into it.
@@ -81,28 +71,10 @@ def lock_folder(run: RunFolder) -> Iterator[None]:
     Raises:
         FolderInUseError: Another search is at work in it; the message says which process.
     """
-    new = not run.path.exists()
-    run.path.mkdir(parents=True, exist_ok=True)
-    path = run.path / _LOCK
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(descriptor, 1000, 0).decode(errors="replace").strip() or "another process"
-            raise FolderInUseError(
-                f"{run.path} is in use by {holder}; let it end, or take another name. More processes for one search: "
-                "dicenas search --workers, or dicenas worker"
-            ) from None
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()} since {_now()}".encode(), 0)
-        yield
-    finally:
-        os.close(descriptor)
-        if not run.config_path.is_file():
-            path.unlink()
-            if new and not any(run.path.iterdir()):
-                run.path.rmdir()
+    advice = (
+        "let it end, or take another name. More processes for one search: dicenas search --workers, or dicenas worker"
+    )
+    return locks.lock_folder(run.path, run.config_path, advice)
 
 
 @contextmanager

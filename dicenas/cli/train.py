@@ -94,6 +94,7 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train, print a line an epoch, and draw the curves."""
+    from dicenas.evaluation import TrainingDiverged
     from dicenas.training import TeacherConfig, get_recipe, train
 
     if args.teacher_weights is not None and args.teacher is None:
@@ -103,19 +104,23 @@ def run(args: argparse.Namespace) -> int:
     architecture = _architecture(args, recipe)
     logging.basicConfig(format="%(message)s")
     logging.getLogger("dicenas.training").setLevel(logging.INFO)
-    result = train(
-        architecture,
-        args.data,
-        recipe,
-        args.out,
-        teacher=None if args.teacher is None else TeacherConfig(args.teacher, args.teacher_weights),
-        device=args.device,
-        threads=args.threads,
-        workers=args.workers,
-        compiled=args.compile,
-        formats=[name.strip() for name in args.formats.split(",")],
-        report=_printer(recipe.epochs),
-    )
+    try:
+        result = train(
+            architecture,
+            args.data,
+            recipe,
+            args.out,
+            teacher=None if args.teacher is None else TeacherConfig(args.teacher, args.teacher_weights),
+            device=args.device,
+            threads=args.threads,
+            workers=args.workers,
+            compiled=args.compile,
+            formats=[name.strip() for name in args.formats.split(",")],
+            report=_printer(recipe.epochs),
+        )
+    except TrainingDiverged as error:
+        print(f"dicenas train: {error}", file=sys.stderr)
+        return 1
     if int(os.environ.get("RANK", 0)) > 0:
         return 0
     metrics = result.metrics

@@ -63,7 +63,7 @@ def _draw_curves(figure: Any, epochs: list[dict[str, str]]) -> None:
     for axis in (left, right):
         axis.set_xlabel("epoch")
         axis.set_xlim(0.5, numbers[-1] + 0.5)
-        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         axis.grid(axis="y", color="#e8e8e4", linewidth=0.8)
         axis.spines[["top", "right"]].set_visible(False)
         axis.legend(frameon=False)

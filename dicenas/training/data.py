@@ -203,7 +203,9 @@ def _zipped(paths: Sequence[Path]) -> tuple[FileSet, FileSet, tuple[str, ...]]:
                 listed = sorted(info.filename for info in archive.infolist() if not info.is_dir())
         except (OSError, zipfile.BadZipFile) as error:
             raise ValueError(f"data: {path}: {error}") from error
-        images = [name for name in listed if PurePosixPath(name).suffix.lower() in IMAGE_EXTENSIONS]
+        images = [name for name in listed if _is_image(PurePosixPath(name))]
+        if len(tops := sorted({str(PurePosixPath(name).parent.parent) for name in images})) > 1:
+            raise ValueError(f"data: {path} has class folders in {tops[0]} and in {tops[1]}; make an archive of each")
         classes = tuple(sorted({PurePosixPath(name).parent.name for name in images}))
         if len(classes) < 2 or "" in classes:
             raise ValueError(f"data: {path} has no class folders, expected CLASS/image.jpg for two classes or more")
@@ -219,6 +221,12 @@ def _zipped(paths: Sequence[Path]) -> tuple[FileSet, FileSet, tuple[str, ...]]:
         differ = ", ".join(sorted(set(classes) ^ set(val_classes)))
         raise ValueError(f"data: {files.path} and {val_files.path} differ in their classes: {differ}")
     return FileSet(files, labels), FileSet(val_files, val_labels), classes
+
+
+def _is_image(name: PurePosixPath) -> bool:
+    # macOS puts a file of its own beside each.
+    hidden = any(part.startswith((".", "__MACOSX")) for part in name.parts)
+    return name.suffix.lower() in IMAGE_EXTENSIONS and not hidden
 
 
 def _split(files: FolderFiles | ZipFiles, labels: Tensor) -> tuple[FileSet, FileSet]:

@@ -41,8 +41,9 @@ class Recipe:
         decay_at: Shares of the training at which ``step`` multiplies the learning rate by ``decay_factor``.
         decay_factor: See ``decay_at``.
         label_smoothing: Share of the target that is spread over all classes.
-        ema_decay: Decay of the moving average of the weights that is validated and exported in place of the weights,
-            reached by and by; None takes the weights.
+        ema_decay: Highest decay of the moving average of weights and running statistics that is validated and
+            exported in their place; after ``n`` steps the decay is ``1 - n ** (-2 / 3)`` where that is less. None
+            takes the weights.
         image_size: Height and width of training and validation images where the network does not say.
         crop: Augmentation by cropping: ``resized`` takes a random part of the image and resizes it, ``shift`` moves
             the image by an eighth of its size at most, ``center`` takes none.
@@ -162,10 +163,10 @@ def _numbers(values: object) -> tuple[float, ...] | None:
 #:
 #: ``paper-e150`` and ``paper-e300`` follow DiCENet (arXiv 1906.03516): 150 epochs at batch 512; 300 epochs at an
 #: effective batch of 2,048 (four GPUs, 128 images each, four accumulations) with a moving average of the weights and
-#: label smoothing. What the paper leaves open is its published code's: crops, flips, momentum without Nesterov,
-#: weight decay, and the highest learning rate at batch 512. That code lets the rate fall in cycles; here it falls
-#: once, in a cosine, and grows with the batch. The published crops are (0.2, 1) for networks below 80 million
-#: multiply-adds.
+#: label smoothing, whose values are ours. What the paper leaves open is its published code's: crops, flips, momentum
+#: without Nesterov, weight decay, and the highest learning rate at batch 512. That code lets the rate fall in cycles;
+#: here it falls once, in a cosine, and grows with the batch. The published crops are (0.2, 1) for networks below 80
+#: million multiply-adds.
 RECIPES: Mapping[str, Recipe] = MappingProxyType(
     {
         "paper-e150": Recipe(epochs=150, batch=512, learning_rate=0.5, nesterov=False),

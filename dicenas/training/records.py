@@ -6,15 +6,19 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from dicenas.files import atomic_write_text
+from dicenas.files import atomic_write_text, remove_unfinished
+from dicenas.locks import LOCK, lock_folder
 
 __all__ = ["TrainFolder", "TrainResult"]
+
+_PATIENCE_S = 10.0  # processes that decoded for a training that was killed end within this time
 
 
 @dataclass(frozen=True)
@@ -76,15 +80,27 @@ class TrainFolder:
         """Folder of the exported network."""
         return self.path / "export"
 
+    def lock(self) -> AbstractContextManager[None]:
+        """Keep other trainings out of the folder.
+
+        Raises:
+            FolderInUseError: One is at work in it.
+        """
+        advice = "let it end, or train into another folder"
+        return lock_folder(self.path, self.identity_path, advice, patience_s=_PATIENCE_S)
+
     def claim(self, identity: Mapping[str, Any]) -> None:
-        """Make the folder and write down what training it is for.
+        """Write down what training the folder is for, and take away what a kill left of files that were not whole.
+
+        The folder is locked already; see :meth:`lock`.
 
         Raises:
             FileExistsError: It holds something else.
         """
-        if not self.identity_path.is_file() and self.path.exists() and any(self.path.iterdir()):
+        for path in (self.identity_path, self.checkpoint_path, self.metrics_path, self.confusion_path):
+            remove_unfinished(path)
+        if not self.identity_path.is_file() and any(path.name != LOCK for path in self.path.iterdir()):
             raise FileExistsError(f"{self.path} is not empty and holds no training; choose another folder")
-        self.path.mkdir(parents=True, exist_ok=True)
         atomic_write_text(self.identity_path, json.dumps(identity, indent=2) + "\n")
 
     def read_identity(self) -> dict[str, Any] | None:
@@ -93,13 +109,7 @@ class TrainFolder:
         Raises:
             ValueError: The file is damaged.
         """
-        if not self.identity_path.is_file():
-            return None
-        try:
-            identity: dict[str, Any] = json.loads(self.identity_path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{self.identity_path} is damaged: {error}") from error
-        return identity
+        return _read_json(self.identity_path)
 
     def write_metrics(self, history: Sequence[Mapping[str, float]]) -> None:
         """Write the table of epochs."""
@@ -110,10 +120,13 @@ class TrainFolder:
         atomic_write_text(self.result_path, json.dumps(metrics, indent=2) + "\n")
 
     def read_result(self) -> TrainResult | None:
-        """Return what the training came to, None where it is not at its end."""
-        if not self.result_path.is_file():
-            return None
-        return TrainResult(self.path, json.loads(self.result_path.read_text(encoding="utf-8")))
+        """Return what the training came to, None where it is not at its end.
+
+        Raises:
+            ValueError: The file is damaged.
+        """
+        metrics = _read_json(self.result_path)
+        return None if metrics is None else TrainResult(self.path, metrics)
 
     def write_confusion(self, confusion: Tensor, class_names: Sequence[str]) -> None:
         """Write the confusion matrix.
@@ -124,6 +137,16 @@ class TrainFolder:
         """
         rows = [[name, *row] for name, row in zip(class_names, confusion.tolist(), strict=True)]
         _write_csv(self.confusion_path, ["class", *class_names], rows)
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    if not path.is_file():
+        return None
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    return content
 
 
 def _write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

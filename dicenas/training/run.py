@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import logging
 import os
 import time
@@ -17,6 +19,7 @@ from dicenas.cost.runtimes import using_threads
 from dicenas.evaluation.data import DataConfig
 from dicenas.evaluation.statistics import quick_statistics
 from dicenas.evaluation.training import random_state
+from dicenas.export import FORMATS, check_formats, export_network
 from dicenas.nets import build, net_architecture
 from dicenas.training.checkpoint import read_checkpoint, require_same, write_checkpoint
 from dicenas.training.data import TrainingData, open_data
@@ -81,7 +84,8 @@ def train(
         workers: Processes that decode images for each training process; up to 8 for files where it is None. Images
             in memory need none.
         compiled: Whether training runs through ``torch.compile``.
-        formats: See :func:`dicenas.export.export_network`; none at all exports nothing.
+        formats: See :func:`dicenas.export.export_network`; none at all exports nothing. A finished training that
+            lacks one of them is exported anew from its checkpoint.
         checkpoint_seconds: Most seconds between checkpoints; there is one at each epoch's end anyway.
         report: Called by the first process after each epoch with its number, from 1, and its metrics. What it
             raises ends the call; a later call goes on behind that epoch.
@@ -91,11 +95,13 @@ def train(
 
     Raises:
         ValueError: The recipe, the data, the device and the architecture do not fit together, or the folder is that of
-            another training.
+            another training, or one is at work in it.
         FileExistsError: The folder holds something else.
         TrainingDiverged: The loss became NaN or infinite.
     """
     recipe = get_recipe(recipe) if isinstance(recipe, str) else recipe
+    if formats:
+        check_formats(formats)
     folder = TrainFolder(Path(out))
     with joined_processes(device) as processes, using_threads(threads), random_state(recipe.seed, processes.device):
         most = _most_workers(processes) if workers is None else workers
@@ -106,35 +112,62 @@ def train(
         fitted = _fitted(architecture, opened)
         plan = _plan(opened, recipe, processes, most)
         identity = _identity(fitted, opened, recipe, plan, teacher)
-        if (found := folder.read_identity()) is not None:
-            require_same(folder.path, found, identity)
-        processes.wait()  # all have seen the folder as it was
-        if (result := folder.read_result()) is not None:
-            return result
-        if processes.first:
-            folder.claim(identity)
-        taught = None
-        if teacher is not None:
-            taught = load_teacher(teacher.name, teacher.weights, opened.num_classes, processes.device)
-        torch.manual_seed(recipe.seed)
-        net = build(fitted)
-        trainer = Trainer(net, opened, recipe, plan, processes, teacher=taught, compiled=compiled)
-        if folder.checkpoint_path.is_file():
-            found, state = read_checkpoint(folder.checkpoint_path)
-            require_same(folder.checkpoint_path, found, identity)
-            trainer.load_state_dict(state)
+        with folder.lock() if processes.first else contextlib.nullcontext():
+            if (found := folder.read_identity()) is not None:
+                require_same(folder.path, found, identity)
+            result = folder.read_result()
+            processes.wait()  # all have seen the folder as it was
+            if result is not None and _exported(folder, formats):
+                return result
             if processes.first:
-                logger.info("goes on behind epoch %d, step %d of the next one", trainer.epoch, trainer.step)
-        processes.wait()  # none writes a checkpoint before all have read it
-        with quick_statistics(net, recipe.epochs * trainer.steps_per_epoch * plan.accumulation):
-            _run(trainer, folder, identity, checkpoint_seconds, report)
-        metrics = _result(trainer)
-        if processes.first:
-            if formats:
-                _export(trainer, folder, metrics, formats)
-            folder.write_result(metrics)
-        processes.wait()
-        return TrainResult(folder.path, metrics)
+                folder.claim(identity)
+            taught = None
+            if teacher is not None:
+                taught = load_teacher(teacher.name, teacher.weights, opened.num_classes, processes.device)
+            torch.manual_seed(recipe.seed)
+            net = build(fitted)
+            trainer = Trainer(net, opened, recipe, plan, processes, teacher=taught, compiled=compiled)
+            _take_up(trainer, folder, identity)
+            with quick_statistics(net, recipe.epochs * trainer.steps_per_epoch * plan.accumulation):
+                _run(trainer, folder, identity, checkpoint_seconds, report)
+            metrics = _result(trainer)
+            if processes.first:
+                if formats:
+                    _export(trainer, folder, metrics, formats)
+                folder.write_result(metrics)
+            processes.wait()
+            return TrainResult(folder.path, metrics)
+
+
+def _exported(folder: TrainFolder, formats: Sequence[str]) -> bool:
+    """Whether a finished training has all the formats that are asked for.
+
+    Raises:
+        ValueError: It has not, and its checkpoint is gone.
+    """
+    lacking = [name for name in formats if not (folder.export_path / FORMATS[name]).is_file()]
+    if lacking and not folder.checkpoint_path.is_file():
+        raise ValueError(
+            f"{folder.path} is finished, but was not exported as {', '.join(lacking)}, and its checkpoint is gone; "
+            "train into another folder"
+        )
+    return not lacking
+
+
+def _take_up(trainer: Trainer, folder: TrainFolder, identity: Mapping[str, Any]) -> None:
+    """Go on from the checkpoint in the folder, if there is one."""
+    if folder.checkpoint_path.is_file():
+        found, state = read_checkpoint(folder.checkpoint_path)
+        require_same(folder.checkpoint_path, found, identity)
+        trainer.load_state_dict(state)
+        if trainer.processes.first and trainer.epoch < trainer.recipe.epochs:
+            logger.info(
+                "goes on in epoch %d, behind %d of its %d steps",
+                trainer.epoch + 1,
+                trainer.step,
+                trainer.steps_per_epoch,
+            )
+    trainer.processes.wait()  # none writes a checkpoint before all have read it
 
 
 def _run(
@@ -168,8 +201,6 @@ def _result(trainer: Trainer) -> dict[str, float]:
 
 
 def _export(trainer: Trainer, folder: TrainFolder, metrics: Mapping[str, float], formats: Sequence[str]) -> None:
-    from dicenas.export import export_network
-
     # An interruption may have left the one and not the result.
     export_network(
         trainer.trained.cpu().to(memory_format=torch.contiguous_format).eval(),
@@ -230,12 +261,17 @@ def _identity(
     architecture: Architecture, data: TrainingData, recipe: Recipe, plan: Plan, teacher: TeacherConfig | None
 ) -> dict[str, Any]:
     """Return what makes a training this one: all that decides its result but for the machine."""
+    taught_by = None
+    if teacher is not None:
+        weights = teacher.weights
+        digest = "published" if weights is None else hashlib.sha256(weights.read_bytes()).hexdigest()[:16]
+        taught_by = {"name": teacher.name, "weights": digest}
     identity: dict[str, Any] = {
         "architecture": architecture.to_dict(),
         "recipe": recipe.to_dict(),
         "data": {"train images": len(data.train), "validation images": len(data.val), "digest": data.digest},
         "processes": plan.processes,
-        "teacher": None if teacher is None else {"name": teacher.name, "weights": str(teacher.weights or "published")},
+        "teacher": taught_by,
     }
     if isinstance(data.train, ShardSet):
         identity["workers"] = plan.workers  # each reads shards of its own

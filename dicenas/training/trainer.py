@@ -121,7 +121,8 @@ class Trainer:
         if self.ema is not None:
             self.ema.module.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
+        if state["scaler"]:  # none was needed on a device without float16
+            self.scaler.load_state_dict(state["scaler"])
         self.epoch, self.step = state["epoch"], state["step"]
         self._loss = state["loss"].to(self.device)
         self._seconds = state["seconds"]
@@ -158,6 +159,8 @@ class Trainer:
                     yield
         self._check_loss()
         self.scores = self._validate()
+        if not math.isfinite(loss := self.scores.metrics()["loss"]):
+            raise TrainingDiverged((self.epoch + 1) * self.steps_per_epoch, loss)
         train_loss = self.processes.sum(self._loss.cpu()).item() / self.processes.count
         self.history.append(
             {

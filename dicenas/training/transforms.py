@@ -92,7 +92,7 @@ class BatchAugmentation:
         return random_shift_flip(images, images.shape[-1] // 8 if self.shift else 0, generator, self.flip)
 
     def mix(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Mix normalised images, and their labels, in pairs; draws from torch's global generator.
+        """Mix images, and their labels, in pairs; draws from torch's global generator.
 
         Returns:
             Images, and labels as they came or as probabilities ``(N, num_classes)``.

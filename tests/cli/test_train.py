@@ -52,3 +52,10 @@ def test_what_cannot_be_is_refused(
 ) -> None:
     assert message in refused(*COMMAND, *arguments, "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_training_that_diverges_ends_with_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*COMMAND, "--learning-rate", "1e30", "--out", str(tmp_path / "out")]) == 1
+    said = capsys.readouterr()
+    assert "dicenas train: training diverged: the loss is" in said.err
+    assert said.out == ""

@@ -122,6 +122,14 @@ def test_the_digest_sees_what_changed(tmp_path: Path, forms: dict[str, Path]) ->
         assert open_data(copy, LARGE, 8).digest != before, form
 
 
+def test_what_macos_adds_to_archives_is_no_image(tmp_path: Path, forms: dict[str, Path]) -> None:
+    copy = Path(shutil.copytree(forms["zips"], tmp_path / "zips"))
+    with zipfile.ZipFile(copy / "digits-train.zip", "a") as archive:
+        archive.writestr("__MACOSX/one/._000.png", b"Mac OS X")
+        archive.writestr("one/._000.png", b"Mac OS X")
+    assert open_data(copy, SMALL, 8).digest == open_data(forms["zips"], SMALL, 8).digest
+
+
 def test_digits_are_neither_moved_nor_mirrored() -> None:
     data = open_data("digits", SMALL, 16)
     assert not data.augmentable
@@ -199,6 +207,12 @@ def flat_zip(root: Path) -> None:
         archive.writestr("000.png", b"")
 
 
+def nested_zip(root: Path) -> None:
+    with zipfile.ZipFile(root / "digits-train.zip", "w") as archive:
+        for name in ("train/one/0.png", "train/zero/0.png", "val/one/1.png"):
+            archive.writestr(name, b"")
+
+
 def two_zips(root: Path) -> None:
     shutil.copy(root / "digits-train.zip", root / "more-train.zip")
 
@@ -234,6 +248,7 @@ def torn_parquet(root: Path) -> None:
         ("zips", other_classes, "differ in their classes: two"),
         ("zips", no_zip, r"digits-train\.zip: File is not a zip file"),
         ("zips", flat_zip, "has no class folders"),
+        ("zips", nested_zip, "has class folders in train and in val; make an archive of each"),
         ("zips", two_zips, "are both for 'train'"),
         ("zips", broken_image, r"digits-train\.zip:one/broken\.png: cannot be decoded"),
         ("parquet", other_columns, "has columns text, expected image and label"),

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from dicenas.architecture import Architecture
 from dicenas.evaluation import DataConfig, TrainingDiverged
+from dicenas.locks import FolderInUseError
 from dicenas.nets import build
 from dicenas.training import Recipe, TeacherConfig, get_recipe, open_data, train
 from dicenas.training.checkpoint import read_checkpoint
@@ -319,6 +320,54 @@ def test_another_training_is_not_gone_on_with(tiny: Architecture, forms: dict[st
     (out / "training.json").unlink()
     with pytest.raises(FileExistsError, match="is not empty and holds no training"):
         train(tiny, forms["zips"], FEW, out, **options)
+
+
+def test_a_folder_in_which_a_training_is_at_work_is_refused(
+    tiny: Architecture, forms: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dicenas.training.records._PATIENCE_S", 0.0)
+    options: dict[str, Any] = {"device": "cpu", "workers": 0, "formats": ()}
+
+    def again(epoch: int, metrics: Mapping[str, float]) -> None:
+        with pytest.raises(FolderInUseError, match="train into another folder"):
+            train(tiny, forms["zips"], FEW, tmp_path / "out", **options)
+        raise Interrupted
+
+    with pytest.raises(Interrupted):
+        train(tiny, forms["zips"], FEW, tmp_path / "out", report=again, **options)
+
+
+def test_what_a_kill_left_half_written_goes(tiny: Architecture, forms: dict[str, Path], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / ".training.json.0123456789abcdef").write_text("{", encoding="utf-8")
+    (out / ".checkpoint.pt.0123456789abcdef").write_bytes(b"dicenas")
+    train(tiny, forms["zips"], FEW, out, device="cpu", workers=0, formats=())
+    names = {path.name for path in out.iterdir()}
+    assert names == {".lock", "training.json", "checkpoint.pt", "metrics.csv", "confusion.csv", "result.json"}
+
+
+def test_a_finished_training_is_exported_in_other_formats(
+    tiny: Architecture, forms: dict[str, Path], tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"device": "cpu", "workers": 0}
+    out = tmp_path / "out"
+    with pytest.raises(ValueError, match="unknown format 'safetensor'; did you mean 'safetensors'"):
+        train(tiny, forms["zips"], FEW, out, formats=["safetensor"], **options)
+    assert not out.exists()
+    first = train(tiny, forms["zips"], FEW, out, formats=(), **options)
+    assert not first.export_path.exists()
+    second = train(tiny, forms["zips"], FEW, out, formats=["safetensors"], **options)
+    assert second.metrics == first.metrics
+    exported = load_file(out / "export" / "model.safetensors")
+    assert_equal(exported, {name: value for name, value in weights(out).items() if name in exported})
+    (out / "checkpoint.pt").unlink()
+    assert train(tiny, forms["zips"], FEW, out, formats=["safetensors"], **options).metrics == first.metrics
+    with pytest.raises(ValueError, match="not exported as pt2, and its checkpoint is gone"):
+        train(tiny, forms["zips"], FEW, out, formats=["pt2"], **options)
+    (out / "result.json").write_text("{", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"result\.json is damaged"):
+        train(tiny, forms["zips"], FEW, out, formats=(), **options)
 
 
 def test_a_device_that_is_not_there_is_refused(tiny: Architecture, forms: dict[str, Path], tmp_path: Path) -> None:
