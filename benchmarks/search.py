@@ -58,14 +58,17 @@ def main() -> None:
 
     from tabular import replay, scores
 
-    benchmark = replay.Benchmark(args.table, args.latency, scores.read(args.scores))
+    try:
+        benchmark = replay.Benchmark(args.table, args.latency, scores.read(args.scores))
+        budget = round(SHARE_OF_SPACE * benchmark.space.size) * benchmark.epochs
+    except ValueError as error:
+        parser.error(str(error))
     methods = replay.methods(benchmark)
     names = args.methods or [name for name in methods if not (args.quick and name in SLOW)]
     if unknown := set(names) - set(methods):
         parser.error(f"unknown methods {', '.join(sorted(unknown))} (known: {', '.join(methods)})")
     names = list(dict.fromkeys(["random", *names]))
     seeds = range(args.first_seed, args.first_seed + (args.seeds or (QUICK_SEEDS if args.quick else SEEDS)))
-    budget = round(SHARE_OF_SPACE * benchmark.space.size) * benchmark.epochs
 
     tasks = [(name, seed) for seed in seeds for name in names]
     curves: dict[str, list[Any]] = {name: [] for name in names}

@@ -48,7 +48,7 @@ def _predictor(seed: _Seed, closed_forms: ClosedForms | None) -> BaseSampler:
 
 
 def _evolution(seed: _Seed, closed_forms: ClosedForms | None) -> BaseSampler:
-    return EvolutionSampler(closed_forms and closed_forms.space, seed=seed)
+    return EvolutionSampler(None if closed_forms is None else closed_forms.space, seed=seed)
 
 
 _SAMPLERS: dict[str, Callable[[_Seed, ClosedForms | None], BaseSampler]] = {
