@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FLOORS = {
     "dicenas": 0,
     "dicenas.files": 0,
+    "dicenas.locks": 0,
     "dicenas.pareto": 0,
     "dicenas.spelling": 0,
     "dicenas.ops": 1,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -99,6 +100,8 @@ class TrainFolder:
         """
         for path in (self.identity_path, self.checkpoint_path, self.metrics_path, self.confusion_path):
             remove_unfinished(path)
+        for unfinished in self.path.glob(f".{self.export_path.name}." + 8 * "[0-9a-f]"):
+            shutil.rmtree(unfinished)
         if not self.identity_path.is_file() and any(path.name != LOCK for path in self.path.iterdir()):
             raise FileExistsError(f"{self.path} is not empty and holds no training; choose another folder")
         atomic_write_text(self.identity_path, json.dumps(identity, indent=2) + "\n")

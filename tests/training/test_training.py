@@ -342,6 +342,7 @@ def test_what_a_kill_left_half_written_goes(tiny: Architecture, forms: dict[str,
     out.mkdir()
     (out / ".training.json.0123456789abcdef").write_text("{", encoding="utf-8")
     (out / ".checkpoint.pt.0123456789abcdef").write_bytes(b"dicenas")
+    (out / ".export.01234567" / "timm").mkdir(parents=True)
     train(tiny, forms["zips"], FEW, out, device="cpu", workers=0, formats=())
     names = {path.name for path in out.iterdir()}
     assert names == {".lock", "training.json", "checkpoint.pt", "metrics.csv", "confusion.csv", "result.json"}
