@@ -147,7 +147,7 @@ def _searched(summary: RunSummary) -> Element:
     searched["Objectives"] = ", ".join(f"{name} ({way})" for name, way in summary.objectives.items())
     searched["Constraints"] = _constraints(summary)
     searched["Data"] = _settings_line(config.get("data"))
-    searched["Training"] = _settings_line(config.get("evaluator"))
+    searched["Evaluation"] = _settings_line(config.get("evaluator"))
     searched["Search"] = _settings_line(config.get("search"))
 
     measured: dict[str, Any] = {"Device": summary.device_name, "Latency": _settings_line(summary.latency)}

@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from dicenas.space import SpaceSpec
 from dicenas.strategies import ArchitectureStudy, InfeasibleConstraintError, OptunaStrategy, Outcome, Proposal
 
 import nni  # isort: skip  (dicenas.search_spaces imports it without its known warnings)
+from nni.experiment import launcher
 from nni.mutable import Categorical, CategoricalMultiple, Numerical
 from nni.nas.evaluator import FunctionalEvaluator
 from nni.nas.execution import ExecutionEngine, SequentialExecutionEngine
@@ -154,6 +156,8 @@ def test_local_training_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.chdir(tmp_path)
     import evaluation_of_a_trial
 
+    # NNI gives its server three seconds to start, too few on a machine that is busy.
+    monkeypatch.setattr(launcher, "_check_rest_server", partial(launcher._check_rest_server, retry=60))
     strategy = OptunaStrategy("random", ("accuracy", "macs"), trials=2, seed=3)  # draws both widths
     config = NasExperimentConfig(execution_engine="ts", model_format="simplified", training_service_platform="local")
     config.max_trial_number, config.trial_concurrency = 2, 2

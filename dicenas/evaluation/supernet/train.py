@@ -146,8 +146,9 @@ class _SupernetTrainer(Trainer):
         if checkpoint is not None and checkpoint.exists():
             self._restore(read_checkpoint(checkpoint, training), checkpoint)
         total = self.config.epochs * self.steps_per_epoch
-        if 0 < self.step < total:
-            logger.info("%s: the training goes on behind step %d of %d", checkpoint, self.step, total)
+        if self.step < total:
+            where = "begins" if not self.step else f"goes on behind step {self.step}"
+            logger.info("training of the supernet %s: %d steps of %d images", where, total, self.batch)
         saved = time.monotonic()
         with tqdm(total=total, initial=self.step, desc="supernet", unit="step", leave=False, disable=None) as bar:
             while self.step < total:
