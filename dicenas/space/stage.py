@@ -34,12 +34,12 @@ class StageSpace:
     candidates: tuple[tuple[str, ...], ...]
     identities: tuple[str, ...]
 
-    @property
+    @cached_property
     def depth_label(self) -> str:
         """Label of the choice of the depth."""
         return f"s{self.number}_depth"
 
-    @property
+    @cached_property
     def labels(self) -> tuple[str, ...]:
         """Label of the choice of each block."""
         return tuple(f"s{self.number}_b{position}" for position in range(len(self.candidates)))
