@@ -1,10 +1,10 @@
 """Runs an exported network in a process of its own, as somebody would who has not got this package.
 
-Started by path as ``python -I check_process.py FOLDER INPUTS OUTPUTS FORMATS [ROOT]``. It loads each of the formats
-(separated by commas) from ``FOLDER``, while the libraries that the format must do without cannot be imported, and
-writes to ``OUTPUTS`` the logits of ``INPUTS`` (a list of tensors for each runtime), the weights that ``model.py`` has,
-and times of the first input, for which the runtimes take turns. Given ``ROOT``, the folder that holds the package,
-``model.py`` is loaded once more with dicenas, whose kernels it then uses.
+Started by path as ``python -I check_process.py FOLDER INPUTS OUTPUTS FORMATS ROUNDS [ROOT]``. It loads each of the
+formats (separated by commas) from ``FOLDER``, while the libraries that the format must do without cannot be imported,
+and writes to ``OUTPUTS`` the logits of ``INPUTS`` (a list of tensors for each runtime), the weights that ``model.py``
+has, and times of the first input, for which the runtimes take turns, up to ``ROUNDS`` times. Given ``ROOT``, the folder
+that holds the package, ``model.py`` is loaded once more with dicenas, whose kernels it then uses.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ RUNTIMES: dict[str, tuple[str, frozenset[str]]] = {
     "onnx": ("onnxruntime", frozenset({"onnxruntime"})),
     "timm": ("timm", frozenset({"timm", "torchvision", "safetensors"})),
 }
-_ROUNDS, _LEAST_ROUNDS, _TIME_LIMIT_S = 40, 7, 2.0
+#: How many rounds of timing there are at least, where so many are asked for, however long they take.
+_LEAST_ROUNDS, _TIME_LIMIT_S = 7, 2.0
 
 _Run = Callable[[Tensor], Tensor]
 
@@ -113,14 +114,14 @@ _LOADERS: dict[str, Callable[[Path], _Run]] = {
 }
 
 
-def _times_ms(runs: dict[str, _Run], x: Tensor) -> dict[str, list[float]]:
+def _times_ms(runs: dict[str, _Run], x: Tensor, rounds: int) -> dict[str, list[float]]:
     """Time one run of each after the other, in an order that is drawn anew in every round."""
     order = random.Random(0)
     times: dict[str, list[float]] = {name: [] for name in runs}
     for run in runs.values():
         run(x)
     start = time.perf_counter()
-    for number in range(_ROUNDS):
+    for number in range(rounds):
         if number >= _LEAST_ROUNDS and time.perf_counter() - start > _TIME_LIMIT_S:
             break
         for name in order.sample(list(runs), len(runs)):
@@ -130,7 +131,9 @@ def _times_ms(runs: dict[str, _Run], x: Tensor) -> dict[str, list[float]]:
     return times
 
 
-def _main(folder_path: str, inputs_path: str, outputs_path: str, formats: str, root: str | None = None) -> None:
+def _main(
+    folder_path: str, inputs_path: str, outputs_path: str, formats: str, rounds: str, root: str | None = None
+) -> None:
     torch.set_num_threads(1)
     folder = Path(folder_path)
     inputs: dict[str, list[Tensor]] = torch.load(inputs_path, weights_only=True)
@@ -158,7 +161,7 @@ def _main(folder_path: str, inputs_path: str, outputs_path: str, formats: str, r
             logits["dicenas"] = [runs["dicenas"](x) for x in inputs["dicenas"]]
             if "dicenas.ops" not in sys.modules:
                 raise RuntimeError(f"model.py does not use the kernels of dicenas, which is importable from {root}")
-        times = _times_ms(runs, inputs["torch"][0])
+        times = _times_ms(runs, inputs["torch"][0], int(rounds))
     torch.save({"logits": logits, "state_dict": state_dict, "times_ms": times}, outputs_path)
 
 

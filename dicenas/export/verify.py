@@ -34,6 +34,8 @@ TOLERANCE = TOLERANCES["float32"]
 
 # How many times PyTorch's own rounding error another runtime's logits may differ: each is off by its own.
 _ROUNDINGS = 4
+# How often each runtime is timed, where that does not take too long.
+_TIMED_ROUNDS = 40
 # Runtimes of formats that are source: they take images of any size, whatever the network.
 _ANY_SIZE = frozenset({"torch", "dicenas", "timm"})
 
@@ -214,7 +216,7 @@ def _run(
         scratch = Path(name)
         torch.save(dict(inputs), scratch / "inputs.pt")
         # -I: neither the working folder nor PYTHONPATH nor the user's packages; -B: no __pycache__ beside model.py.
-        arguments = [folder.resolve(), scratch / "inputs.pt", scratch / "outputs.pt", ",".join(formats)]
+        arguments = [folder.resolve(), scratch / "inputs.pt", scratch / "outputs.pt", ",".join(formats), _TIMED_ROUNDS]
         arguments += [] if root is None else [root]
         command = [sys.executable, "-I", "-B", check_process.__file__, *map(str, arguments)]
         done = subprocess.run(command, cwd=scratch, capture_output=True, text=True, check=False)

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from dicenas.architecture import Architecture
+from dicenas.export import verify
 from dicenas.nets import Network, build
 from dicenas.ops import registry
 from dicenas.space import SpaceSpec
@@ -55,6 +56,12 @@ def trained() -> Callable[[Architecture], Network]:
 def sampled() -> Callable[[str, int], Architecture]:
     """Draws a random architecture of a backbone, for small images."""
     return draw_architecture
+
+
+@pytest.fixture(autouse=True)
+def timed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Latency is measured in every export; here once is enough."""
+    monkeypatch.setattr(verify, "_TIMED_ROUNDS", 1)
 
 
 @pytest.fixture

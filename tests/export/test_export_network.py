@@ -105,7 +105,10 @@ def test_network_without_dice_is_checked_with_torch_alone(trained: Any, tmp_path
     assert "WEIGHTS" not in (tmp_path / "net" / "model.py").read_text()
 
 
-def test_fresh_process_has_neither_dicenas_nor_search_libraries(tmp_path: Path) -> None:
+def test_fresh_process_has_neither_dicenas_nor_search_libraries(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verify, "_TIMED_ROUNDS", 9)
     assert {"dicenas", "nni", "optuna"} <= check_process.BLOCKED
     (tmp_path / "model.py").write_text(
         "import importlib, importlib.util, sys\n"
@@ -123,6 +126,7 @@ def test_fresh_process_has_neither_dicenas_nor_search_libraries(tmp_path: Path) 
     found = verify._run(tmp_path, ["py"], {"torch": [torch.ones(1, 2, 1, 1)]}, None)
     assert found["logits"]["torch"][0].tolist() == [[1.0, 1.0]]
     assert found["state_dict"] == {}
+    assert len(found["times_ms"]["torch"]) == 9
     assert min(found["times_ms"]["torch"]) > 0
 
 
