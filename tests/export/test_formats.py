@@ -19,7 +19,7 @@ from torch import nn
 
 from dicenas.architecture import Architecture
 from dicenas.export import DTYPES, FORMATS, TOLERANCES, ExportVerificationError, export_network, folder
-from dicenas.nets import Network, dicenet_architecture, get_backbone, list_backbones
+from dicenas.nets import Network, get_backbone, list_backbones
 from dicenas.space import SpaceSpec
 
 Trained = Callable[[Architecture], Network]
@@ -89,10 +89,11 @@ def assert_standard_onnx(path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A DiCENet in every format, deployed at a size that is not its native one."""
+    """A network with both DiCE units in every format, deployed at a size that is not its native one."""
     from tests.export.conftest import make_trained
 
-    network = make_trained(dicenet_architecture(0.1, num_classes=10, image_size=40))
+    stages = (("dice_k3", "dice_k3"), ("separable_k3", "skip"), ("separable_se_k3",))
+    network = make_trained(Architecture("shufflenetv2", 0.1, stages, image_size=(40, 40), num_classes=10))
     out = tmp_path_factory.mktemp("exported") / "net"
     export_network(
         network,
@@ -230,7 +231,7 @@ def test_openvino_imports_the_onnx_file(exported: Path, openvino: Any) -> None:
 def test_folded_and_in_16_bits(
     fold_bn: bool, dtype: str, formats: tuple[str, ...], trained: Trained, tmp_path: Path
 ) -> None:
-    stages = (("dice_k3", "skip"), ("separable_se_k3",), ("separable_k5", "dice_k3"))
+    stages = (("separable_k3", "skip"), ("separable_se_k3",), ("separable_k5", "dice_k3"))
     network = trained(Architecture("shufflenetv2", 0.1, stages, stem="small", image_size=(32, 32), num_classes=10))
     result = export_network(network, tmp_path / "net", formats, fold_bn=fold_bn, dtype=dtype)
     allowed = TOLERANCES["folded" if dtype == "float32" else dtype]
