@@ -23,7 +23,9 @@ __all__ = [
     "TrainConfig",
     "Trainer",
     "TrainingDiverged",
+    "amp_dtype",
     "checked_device",
+    "decay_groups",
     "evaluate",
     "mixed_precision",
     "placed",
@@ -211,14 +213,9 @@ class Trainer:
         self.steps_per_epoch = len(data.train) // self.batch
         self.step = 0
         self.generator = torch.Generator().manual_seed(config.seed)
-        decayed = [parameter for parameter in net.parameters() if parameter.ndim > 1]
-        others = [parameter for parameter in net.parameters() if parameter.ndim <= 1]
-        groups: list[dict[str, Any]] = [
-            {"params": decayed, "weight_decay": config.weight_decay},
-            {"params": others},
-        ]
+        groups = decay_groups(net, config.weight_decay)
         self.optimizer = torch.optim.SGD(groups, config.learning_rate, config.momentum, nesterov=True, fused=True)
-        self.scaler = torch.amp.GradScaler("cuda", enabled=_amp_dtype(device) is torch.float16)
+        self.scaler = torch.amp.GradScaler("cuda", enabled=amp_dtype(device) is torch.float16)
 
     def run_epoch(self) -> float:
         """Train on every image once and return the mean loss."""
@@ -322,7 +319,14 @@ def checked_device(device: str | torch.device) -> torch.device:
     return target
 
 
-def _amp_dtype(device: torch.device) -> torch.dtype | None:
+def decay_groups(net: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Return a network's parameters as an optimizer's groups: weights of two dimensions and more decay."""
+    decayed = [parameter for parameter in net.parameters() if parameter.ndim > 1]
+    others = [parameter for parameter in net.parameters() if parameter.ndim <= 1]
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+
+
+def amp_dtype(device: torch.device) -> torch.dtype | None:
     """Precision of the arithmetic beside float32, None where there is none."""
     if device.type != "cuda":
         return None
@@ -331,7 +335,7 @@ def _amp_dtype(device: torch.device) -> torch.dtype | None:
 
 def mixed_precision(device: torch.device) -> torch.autocast:
     """Compute in 16 bits within the context where that is what a training on the device does."""
-    dtype = _amp_dtype(device)
+    dtype = amp_dtype(device)
     return torch.autocast(device.type, dtype, enabled=dtype is not None)
 
 

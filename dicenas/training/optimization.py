@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from dicenas.evaluation import training
 from dicenas.nets import Network
 from dicenas.training.recipes import Recipe
 
@@ -20,12 +21,7 @@ __all__ = ["CheckpointedNetwork", "amp_dtype", "make_optimizer", "make_schedule"
 
 def make_optimizer(net: nn.Module, recipe: Recipe) -> torch.optim.SGD:
     """Return the optimizer of a recipe; weight decay is for weights of two dimensions and more."""
-    decayed = [parameter for parameter in net.parameters() if parameter.ndim > 1]
-    others = [parameter for parameter in net.parameters() if parameter.ndim <= 1]
-    groups: list[dict[str, Any]] = [
-        {"params": decayed, "weight_decay": recipe.weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
+    groups = training.decay_groups(net, recipe.weight_decay)
     return torch.optim.SGD(groups, recipe.learning_rate, recipe.momentum, nesterov=recipe.nesterov, fused=True)
 
 
@@ -61,9 +57,7 @@ def amp_dtype(recipe: Recipe, device: torch.device) -> torch.dtype | None:
     """Return the number type of convolutions beside float32, None where there is none."""
     if recipe.amp in ("bfloat16", "float16"):
         return getattr(torch, recipe.amp)
-    if recipe.amp == "off" or device.type != "cuda":
-        return None
-    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    return None if recipe.amp == "off" else training.amp_dtype(device)
 
 
 class CheckpointedNetwork(nn.Module):
