@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import optuna
@@ -78,14 +79,12 @@ def test_a_worker_joins_with_nothing_but_the_url(
     first = ["search", str(config), "--storage", started, "--out", str(tmp_path / "first"), "--trials", "4"]
     script = f"import sys; from dicenas.cli import main; sys.exit(main({first!r}))"
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    # One study for all the looks: each of its own would hold a connection, of which the server has few.
+    study = optuna.load_study(study_name="small", storage=open_storage(started))
     with subprocess.Popen([sys.executable, "-c", script], env=environment) as process:
-        while (
-            optuna.load_study(study_name="small", storage=started).user_attrs["dicenas_search"]["settings"]["search"][
-                "trials"
-            ]
-            == 1
-        ):
+        while study.user_attrs["dicenas_search"]["settings"]["search"]["trials"] == 1:
             assert process.poll() is None
+            time.sleep(0.1)
         assert main(["worker", "--storage", started, "--study", "small", "--out", str(tmp_path / "second")]) == 0
         assert process.wait() == 0
     assert "small: the trials of this worker are done" in capsys.readouterr().out
