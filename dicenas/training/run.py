@@ -16,12 +16,12 @@ import torch
 
 from dicenas.architecture import Architecture
 from dicenas.cost.runtimes import using_threads
+from dicenas.evaluation.checkpoint import read_checkpoint, require_same, write_checkpoint
 from dicenas.evaluation.data import DataConfig
 from dicenas.evaluation.statistics import quick_statistics
 from dicenas.evaluation.training import random_state
 from dicenas.export import FORMATS, check_formats, export_network
 from dicenas.nets import build, net_architecture
-from dicenas.training.checkpoint import read_checkpoint, require_same, write_checkpoint
 from dicenas.training.data import TrainingData, open_data
 from dicenas.training.image_sets import Plan
 from dicenas.training.processes import Processes, joined_processes

@@ -19,10 +19,10 @@ from torch import Tensor
 
 from dicenas.architecture import Architecture
 from dicenas.evaluation import DataConfig, TrainingDiverged
+from dicenas.evaluation.checkpoint import read_checkpoint
 from dicenas.locks import FolderInUseError
 from dicenas.nets import build
 from dicenas.training import Recipe, TeacherConfig, get_recipe, open_data, train
-from dicenas.training.checkpoint import read_checkpoint
 from dicenas.training.image_sets import Plan
 from dicenas.training.optimization import CheckpointedNetwork, make_optimizer, make_schedule
 from dicenas.training.processes import Processes

@@ -43,7 +43,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """
     head, _, payload = path.read_bytes().partition(b"\n")
     if not head.startswith(_MAGIC):
-        raise ValueError(f"{path} is no checkpoint of dicenas train; remove it, or train into another folder")
+        raise ValueError(f"{path} is no checkpoint of a training; remove it, or train into another folder")
     if head.removeprefix(_MAGIC).decode(errors="replace") != hashlib.sha256(payload).hexdigest():
         raise ValueError(f"{path} is torn or damaged (its checksum is another); remove it to train from the start")
     content = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dicenas.training.checkpoint import read_checkpoint, require_same, write_checkpoint
+from dicenas.evaluation.checkpoint import read_checkpoint, require_same, write_checkpoint
 
 IDENTITY = {"architecture": {"width": 0.5}, "recipe": {"epochs": 3, "crop_scale": (0.1, 1.0)}, "teacher": None}
 
@@ -44,10 +44,10 @@ def test_no_damaged_file_is_read(checkpoint: Path) -> None:
 def test_foreign_files_are_refused_unread(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.pt"
     torch.save({"net": torch.zeros(3)}, path)
-    with pytest.raises(ValueError, match="no checkpoint of dicenas train"):
+    with pytest.raises(ValueError, match="no checkpoint of a training"):
         read_checkpoint(path)
     path.write_bytes(pickle.dumps(print))
-    with pytest.raises(ValueError, match="no checkpoint of dicenas train"):
+    with pytest.raises(ValueError, match="no checkpoint of a training"):
         read_checkpoint(path)
 
 
