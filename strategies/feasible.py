@@ -66,6 +66,15 @@ class CostBook:
             self._cost(name, architecture, costs)
         return dict(costs), None
 
+    def cost(self, name: str, architecture: Architecture) -> float:
+        """Return one cost.
+
+        Raises:
+            CostError: The cost function failed.
+            RuntimeError: It failed for several architectures in a row.
+        """
+        return self._cost(name, architecture, self.known.setdefault(architecture.hash, {}))
+
     def violation(self, architecture: Architecture) -> Violation:
         """Return how far an architecture is from meeting the constraints, :data:`FEASIBLE` where it does.
 

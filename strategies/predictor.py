@@ -21,6 +21,8 @@ from torch import Tensor
 from dicenas.architecture import Architecture
 from dicenas.space import Choice, SpaceSpec
 from dicenas.strategies.closed_forms import ClosedForms
+from dicenas.strategies.costs import CostFunction
+from dicenas.strategies.feasible import CostError
 from dicenas.strategies.index import holds
 from dicenas.strategies.parameters import active_sample, draw
 from dicenas.strategies.ranking import domination_ranks
@@ -45,6 +47,9 @@ class PredictorSampler(BaseSampler):
     evolution, from random architectures and mutations of the Pareto front, looks for the smallest loss by the drawn
     models, the objectives being weighed by a random direction (ParEGO, Knowles 2006): so all of the front is reached.
 
+    An objective that is quickly told of any architecture, such as MACs or a latency from a table, is not modelled: its
+    true values stand in for a model, as long as the trials report the same.
+
     A linear model says enough where trials are few: what blocks cost adds up, and what they gain does so roughly.
     What breaks a bound on MACs or parameters is no candidate. The sampler holds nothing but random numbers and what it
     computed: any number of processes may work on one study.
@@ -54,6 +59,8 @@ class PredictorSampler(BaseSampler):
             in an :class:`~dicenas.strategies.ArchitectureStudy`.
         closed_forms: Bounds on MACs and parameters, and the image size at which these are counted; by default there
             are none, and it is each architecture's own.
+        objective_costs: The objectives that are quickly told of any architecture, by their index. An architecture of
+            which one raises :class:`~dicenas.strategies.feasible.CostError` is proposed last.
         startup_trials: Complete trials before the first model; until then architectures are drawn at random.
         candidates: Number of architectures that the models judge for a proposal.
         seed: Seed.
@@ -67,6 +74,7 @@ class PredictorSampler(BaseSampler):
         space: SpaceSpec,
         *,
         closed_forms: ClosedForms | None = None,
+        objective_costs: Mapping[int, CostFunction] | None = None,
         startup_trials: int = 8,
         candidates: int = 256,
         seed: int | None = None,
@@ -76,6 +84,7 @@ class PredictorSampler(BaseSampler):
                 raise ValueError(f"{name} {number} should be at least 2")
         self._space = space
         self._closed_forms = closed_forms or ClosedForms(space)
+        self._objective_costs = dict(objective_costs or {})
         self._startup_trials = startup_trials
         self._candidates = candidates
         self._rng = Random(seed)
@@ -100,13 +109,13 @@ class PredictorSampler(BaseSampler):
         ]
         if len(known) < self._startup_trials:
             return {name: draw(distribution, self._rng) for name, distribution in search_space.items()}
-        signs = [-1.0 if direction == StudyDirection.MAXIMIZE else 1.0 for direction in study.directions]
+        signs = np.array([-1.0 if direction == StudyDirection.MAXIMIZE else 1.0 for direction in study.directions])
         losses = np.array([t.values for t in known]) * signs
         architectures = [self._architecture(t.params) for t in known]
         front = [a for a, rank in zip(architectures, domination_ranks(losses), strict=True) if not rank]
         # What failed, or is being evaluated, would be proposed in vain as well.
         taken = {a.hash for a in architectures} | {digest for t in trials if (digest := holds(t)) is not None}
-        best = self._minimized(self._loss(architectures, losses), front, taken)
+        best = self._minimized(self._loss(architectures, losses, signs), front, taken)
         # Where as good as nothing is left, the study finds what is.
         return self._params(best or self._space.random(self._rng), search_space)
 
@@ -116,7 +125,7 @@ class PredictorSampler(BaseSampler):
         return draw(param_distribution, self._rng)
 
     def _minimized(
-        self, loss: Callable[[Tensor], Floats], front: Sequence[Architecture], taken: set[str]
+        self, loss: Callable[[Sequence[Architecture], Tensor], Floats], front: Sequence[Architecture], taken: set[str]
     ) -> Architecture | None:
         """Return the architecture of the smallest loss that a short evolution finds, of those that may be evaluated.
 
@@ -131,8 +140,8 @@ class PredictorSampler(BaseSampler):
             if new := [a for a in dict.fromkeys(drawn) if a not in found and a.hash not in taken]:
                 rows = self._closed_forms.vectorized.encode(new)
                 met = self._closed_forms.met(rows)
-                allowed = itertools.compress(new, met.tolist())
-                found.update(zip(allowed, loss(rows[met]).tolist(), strict=True))
+                allowed = list(itertools.compress(new, met.tolist()))
+                found.update(zip(allowed, loss(allowed, rows[met]).tolist(), strict=True))
             parents = sorted(found, key=found.__getitem__)[:_PARENTS] or front
             drawn = self._mutations(parents, share)
         return min(found, key=found.__getitem__, default=None)
@@ -147,10 +156,13 @@ class PredictorSampler(BaseSampler):
     def _mutations(self, parents: Sequence[Architecture], count: int) -> list[Architecture]:
         return [self._space.mutate(self._rng.choice(parents), self._rng) for _ in range(count)]
 
-    def _loss(self, architectures: Sequence[Architecture], losses: Floats) -> Callable[[Tensor], Floats]:
-        """Return the loss of rows of the space by models drawn from the posterior, one for each objective.
+    def _loss(
+        self, architectures: Sequence[Architecture], losses: Floats, signs: Floats
+    ) -> Callable[[Sequence[Architecture], Tensor], Floats]:
+        """Return the loss of architectures, which are given as rows of the space too.
 
-        It is Chebyshev's, weighed by a random direction, on the scale of the trials.
+        Each objective is told by a model drawn from the posterior, or by its cost. The loss is Chebyshev's, weighed by
+        a random direction, on the scale of the trials.
         """
         from sklearn.linear_model import BayesianRidge
 
@@ -161,19 +173,38 @@ class PredictorSampler(BaseSampler):
         low, high = losses.min(0), losses.max(0)
         spread = np.where(high > low, high - low, 1.0)
         weights, offsets = np.zeros((features.shape[1], losses.shape[1])), (losses[0] - low) / spread
+        told = [
+            index
+            for index in self._objective_costs
+            if np.allclose(self._told(index, architectures) * signs[index], losses[:, index], rtol=1e-9)
+        ]
         for objective, values in enumerate(((losses - low) / spread).T):
-            if values.min() < values.max():
+            if objective not in told and values.min() < values.max():
                 model = BayesianRidge().fit((features - mean) / scale, values)
                 weights[:, objective] = rng.multivariate_normal(model.coef_, model.sigma_, method="eigh")
                 offsets[objective] = model.intercept_
         direction = rng.dirichlet(np.ones(len(low)))
 
-        def loss(rows: Tensor) -> Floats:
-            weighed = (((self._features(rows) - mean) / scale) @ weights + offsets) * direction
+        def loss(candidates: Sequence[Architecture], rows: Tensor) -> Floats:
+            values = ((self._features(rows) - mean) / scale) @ weights + offsets
+            for index in told:
+                values[:, index] = (self._told(index, candidates) * signs[index] - low[index]) / spread[index]
+            weighed = values * direction
             total: Floats = weighed.max(1) + _SUM_SHARE * weighed.sum(1)
-            return total
+            return np.where(np.isnan(total), np.inf, total)
 
         return loss
+
+    def _told(self, objective: int, architectures: Sequence[Architecture]) -> Floats:
+        """Return an objective as its cost tells it, NaN where it cannot."""
+
+        def told(architecture: Architecture) -> float:
+            try:
+                return self._objective_costs[objective](architecture)
+            except CostError:
+                return np.nan
+
+        return np.array([told(architecture) for architecture in architectures])
 
     # Architectures as numbers
 

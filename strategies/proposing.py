@@ -11,7 +11,7 @@ from optuna.trial import Trial, TrialState
 
 from dicenas.architecture import Architecture
 from dicenas.strategies.claims import Claims, StudyClaims
-from dicenas.strategies.costs import InfeasibleConstraintError
+from dicenas.strategies.costs import CostFunction, InfeasibleConstraintError
 from dicenas.strategies.index import HASH, INTERRUPTED, PASSED_OVER, TrialIndex
 from dicenas.strategies.resampling import ResamplingSampler
 from dicenas.strategies.samplers import draws, make_sampler
@@ -34,6 +34,7 @@ class Proposer:
         sampler: Name of the sampler.
         seed: Seed of the sampler.
         claims: Decides who evaluates an architecture; by default what the trials of the study say.
+        objective_costs: The objectives that are quickly told of any architecture, by their index.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Proposer:
         sampler: str,
         seed: int | None,
         claims: Claims | None,
+        objective_costs: Mapping[int, CostFunction],
     ) -> None:
         self._study, self._index, self._searched = study, index, searched
         self._constraints = constraints
@@ -52,7 +54,12 @@ class Proposer:
         self._claims = claims or StudyClaims(index)
         self._claimed: str | None = None
         self._sampler = ResamplingSampler(
-            make_sampler(sampler, seed, searched.closed_forms if isinstance(searched, ArchitectureSpace) else None),
+            make_sampler(
+                sampler,
+                seed,
+                searched.closed_forms if isinstance(searched, ArchitectureSpace) else None,
+                objective_costs,
+            ),
             searched,
             accept=self._accept,
             evaluations=lambda: index.finished,

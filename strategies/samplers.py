@@ -5,13 +5,15 @@ from __future__ import annotations
 import importlib.util
 import random
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import optuna
 from optuna.samplers import BaseSampler, GPSampler, NSGAIIISampler, NSGAIISampler, RandomSampler, TPESampler
 
 from dicenas.spelling import did_you_mean
 from dicenas.strategies.closed_forms import ClosedForms
+from dicenas.strategies.costs import CostFunction
 from dicenas.strategies.evolution import EvolutionSampler
 from dicenas.strategies.predictor import PredictorSampler
 
@@ -21,44 +23,53 @@ __all__ = ["SAMPLERS", "check_sampler", "make_sampler"]
 # blindly. Measured on a space of 17 choices, 8 to 12 gave the largest hypervolume from 50 to 300 trials.
 _POPULATION_SIZE = 10
 
-_Seed = int | None
+
+@dataclass(frozen=True)
+class _Problem:
+    """What a sampler may know beside the trials of the study."""
+
+    seed: int | None = None
+    closed_forms: ClosedForms | None = None
+    objective_costs: Mapping[int, CostFunction] = field(default_factory=dict)
 
 
-def _gp(seed: _Seed, closed_forms: ClosedForms | None) -> BaseSampler:
+def _gp(problem: _Problem) -> BaseSampler:
     if importlib.util.find_spec("scipy") is None:
         raise ImportError("sampler 'gp' needs scipy: install it (pip install scipy) or take sampler 'tpe'")
-    return GPSampler(seed=seed)
+    return GPSampler(seed=problem.seed)
 
 
-def _nsga3(seed: _Seed, closed_forms: ClosedForms | None) -> BaseSampler:
+def _nsga3(problem: _Problem) -> BaseSampler:
     with warnings.catch_warnings():
         # It has been experimental since Optuna 3.2.
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return NSGAIIISampler(seed=seed, population_size=_POPULATION_SIZE)
+        return NSGAIIISampler(seed=problem.seed, population_size=_POPULATION_SIZE)
 
 
-def _predictor(seed: _Seed, closed_forms: ClosedForms | None) -> BaseSampler:
+def _predictor(problem: _Problem) -> BaseSampler:
     if importlib.util.find_spec("sklearn") is None:
         raise ImportError(
             "sampler 'predictor' needs scikit-learn: install it (pip install scikit-learn) or take sampler 'evolution'"
         )
-    if closed_forms is None:
+    forms = problem.closed_forms
+    if forms is None:
         raise ValueError("sampler 'predictor' needs the architectures of a SpaceSpec; take sampler 'tpe' here")
-    return PredictorSampler(closed_forms.space, closed_forms=closed_forms, seed=seed)
+    return PredictorSampler(forms.space, closed_forms=forms, objective_costs=problem.objective_costs, seed=problem.seed)
 
 
-def _evolution(seed: _Seed, closed_forms: ClosedForms | None) -> BaseSampler:
-    return EvolutionSampler(None if closed_forms is None else closed_forms.space, seed=seed)
+def _evolution(problem: _Problem) -> BaseSampler:
+    space = None if problem.closed_forms is None else problem.closed_forms.space
+    return EvolutionSampler(space, seed=problem.seed)
 
 
-_SAMPLERS: dict[str, Callable[[_Seed, ClosedForms | None], BaseSampler]] = {
+_SAMPLERS: dict[str, Callable[[_Problem], BaseSampler]] = {
     "evolution": _evolution,
     "gp": _gp,
-    "nsga2": lambda seed, closed_forms: NSGAIISampler(seed=seed, population_size=_POPULATION_SIZE),
+    "nsga2": lambda problem: NSGAIISampler(seed=problem.seed, population_size=_POPULATION_SIZE),
     "nsga3": _nsga3,
     "predictor": _predictor,
-    "random": lambda seed, closed_forms: RandomSampler(seed=seed),
-    "tpe": lambda seed, closed_forms: TPESampler(seed=seed),
+    "random": lambda problem: RandomSampler(seed=problem.seed),
+    "tpe": lambda problem: TPESampler(seed=problem.seed),
 }
 
 #: Names of the samplers. All of them take one or several objectives.
@@ -84,7 +95,12 @@ def check_sampler(name: str) -> None:
         raise ValueError(f"unknown sampler {name!r}{did_you_mean(name, SAMPLERS)} (samplers: {', '.join(SAMPLERS)})")
 
 
-def make_sampler(name: str, seed: int | None = None, closed_forms: ClosedForms | None = None) -> BaseSampler:
+def make_sampler(
+    name: str,
+    seed: int | None = None,
+    closed_forms: ClosedForms | None = None,
+    objective_costs: Mapping[int, CostFunction] | None = None,
+) -> BaseSampler:
     """Return a sampler.
 
     Args:
@@ -92,13 +108,14 @@ def make_sampler(name: str, seed: int | None = None, closed_forms: ClosedForms |
         seed: Seed, ``None`` for a different search each time.
         closed_forms: The space and its bounds, for samplers that propose architectures; without it evolution mutates
             parameters, and there is no predictor.
+        objective_costs: The objectives that are quickly told of any architecture, by their index, for the predictor.
 
     Raises:
         ValueError: There is no such sampler, or it needs architectures.
         ImportError: The sampler needs a package that is not installed.
     """
     check_sampler(name)
-    return _SAMPLERS[name](seed, closed_forms)
+    return _SAMPLERS[name](_Problem(seed, closed_forms, objective_costs or {}))
 
 
 def session_seed(seed: int | None, trials: int, worker: int) -> int | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -18,7 +19,7 @@ from dicenas.pareto import Direction, pareto_front
 from dicenas.space import SpaceSpec
 from dicenas.strategies.claims import Claims
 from dicenas.strategies.closed_forms import ClosedForms
-from dicenas.strategies.costs import CostFunction, bounded_costs
+from dicenas.strategies.costs import CLOSED_FORMS, CostFunction, bounded_costs
 from dicenas.strategies.feasible import CostBook
 from dicenas.strategies.index import HASH, ProposalCounts, TrialIndex
 from dicenas.strategies.objectives import parse_objectives
@@ -65,6 +66,8 @@ class ArchitectureStudy:
         costs: Functions of an architecture by name of cost, beside and before those of
             :func:`~dicenas.strategies.default_costs`. ``peak_memory_mb`` is computed where an objective or a
             constraint names it.
+        cheap_costs: Names of given costs that take a millisecond or less: where they are objectives, the sampler
+            ``predictor`` asks for those of all its candidates, as it does for ``macs`` and ``params``.
         image_size: Image size at which the default costs are counted; each architecture's own by default.
         storage: Optuna storage or its URL; in memory by default.
         study_name: Name of the study in the storage, ``"dicenas"`` by default.
@@ -94,6 +97,7 @@ class ArchitectureStudy:
         constraints: Mapping[str, float] | None = None,
         *,
         costs: Mapping[str, CostFunction] | None = None,
+        cheap_costs: Collection[str] = (),
         image_size: int | None = None,
         storage: str | BaseStorage | None = None,
         study_name: str | None = None,
@@ -110,11 +114,20 @@ class ArchitectureStudy:
         self._claims = claims
         self._rng = Random()
         self._searched: SearchedSpace
+        self._objective_costs: dict[int, CostFunction] = {}
+        if unknown := set(cheap_costs) - set(costs or {}):
+            raise ValueError(f"cheap_costs {', '.join(sorted(unknown))}: costs has no such function")
         if isinstance(space, SpaceSpec):
             functions, self.constraints, closed_forms = bounded_costs(
                 space, self.objectives, constraints or {}, costs or {}, image_size
             )
             book = CostBook(functions, self.constraints)
+            cheap = {*CLOSED_FORMS, *cheap_costs} - (set(costs or {}) - set(cheap_costs))
+            self._objective_costs = {
+                index: partial(book.cost, name)
+                for index, name in enumerate(self.objectives)
+                if name in cheap and name in functions
+            }
             self._searched = ArchitectureSpace(space, book, ClosedForms(space, closed_forms, image_size), self._rng)
         elif constraints or costs:
             raise ValueError(
@@ -161,7 +174,14 @@ class ArchitectureStudy:
         self._rng.seed(None if seed is None else f"find {seed}")
         self._index = TrialIndex(self.study, self._storage)
         self._proposer = Proposer(
-            self.study, self._index, self._searched, self.constraints, self._sampler_name, seed, self._claims
+            self.study,
+            self._index,
+            self._searched,
+            self.constraints,
+            self._sampler_name,
+            seed,
+            self._claims,
+            self._objective_costs,
         )
         if isinstance(self._searched, ArchitectureSpace):
             for trial in trials:

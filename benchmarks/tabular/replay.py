@@ -172,7 +172,8 @@ def methods(benchmark: Benchmark) -> dict[str, Method]:
     for score in sorted(benchmark.scores):
         found[f"by {score}"] = Method(None, score=score)
         found[f"random, half by {score}"] = Method("random", score=score, keep=0.5)
-        found[f"evolution, first by {score}"] = Method("evolution", score=score, first=16)
+        for sampler in ("evolution", "predictor"):
+            found[f"{sampler}, first by {score}"] = Method(sampler, score=score, first=16)
     return found
 
 
@@ -241,7 +242,15 @@ def _proposals(
     if method.keep < 1:
         costs["rank"] = lambda a: ranks.get(a.hash, 1.0)
         bounds["rank"] = method.keep
-    study = ArchitectureStudy(benchmark.space, method.sampler, OBJECTIVES, constraints=bounds, costs=costs, seed=seed)
+    study = ArchitectureStudy(
+        benchmark.space,
+        method.sampler,
+        OBJECTIVES,
+        constraints=bounds,
+        costs=costs,
+        cheap_costs=costs,
+        seed=seed,
+    )
     for key in by_rank[: method.first]:
         study.enqueue(benchmark.architectures[key])
     while True:

@@ -41,7 +41,10 @@ class Evaluator(ABC):
 
     @property
     def costs(self) -> Mapping[str, Callable[[Architecture], float]]:
-        """What is known of an architecture before it is evaluated, by name of the cost."""
+        """What is known of an architecture before it is evaluated, by name of the cost.
+
+        ``latency_ms`` among them should be told in a millisecond or less: samplers may ask it of many candidates.
+        """
         return {}
 
     @property

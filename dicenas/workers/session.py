@@ -21,7 +21,7 @@ from dicenas.config import LatencyConfig
 from dicenas.evaluation import Evaluate, Evaluator
 from dicenas.pareto import Direction
 from dicenas.report import write_report
-from dicenas.run_latency import MeasuredLatency, latency_source, peak_memory
+from dicenas.run_latency import MeasuredLatency, TableLatency, latency_source, peak_memory
 from dicenas.run_session import claim_folder, ended_well, lock_folder, logs_in, muted, record_environment
 from dicenas.runs import RunFolder
 from dicenas.space import SpaceSpec
@@ -121,11 +121,13 @@ class Session:
         self._peak_memory_mb = peak_memory(task.latency)
         sources = {"latency_ms": self._latency, "peak_memory_mb": self._peak_memory_mb}
         wanted = {*task.objectives, *task.constraints}
+        quick = "latency_ms" in known or isinstance(self._latency, TableLatency)
         self._arguments: dict[str, Any] = {
             "sampler": task.sampler,
             "objectives": task.objectives,
             "constraints": task.constraints,
             "costs": {name: cost for name, cost in {**sources, **known}.items() if name in wanted or name in known},
+            "cheap_costs": ["latency_ms"] if "latency_ms" in wanted and quick else [],
             "image_size": self._latency.input_size,
             "seed": task.seed,
         }

@@ -9,6 +9,7 @@ import optuna
 import pytest
 
 from dicenas.architecture import Architecture
+from dicenas.cost.predict import MissingBlockError
 from dicenas.pareto import Direction, hypervolume
 from dicenas.space import SpaceSpec
 from dicenas.strategies import ArchitectureStudy, PredictorSampler, make_sampler
@@ -70,6 +71,50 @@ def test_bounds_on_costs_leave_it_the_best_of_what_meets_them() -> None:
     assert study.best_trials[0].values[0] > sorted(map(accuracy, bounded))[-4]
     # Those that begin the search are drawn at random.
     assert study.counts.infeasible < 40
+
+
+def test_costs_that_are_quickly_told_are_not_modelled() -> None:
+    # What a line through the choices cannot follow.
+    def latency_ms(architecture: Architecture) -> float:
+        return Random(architecture.hash).uniform(1, 2)
+
+    def median(cheap: tuple[str, ...]) -> float:
+        costs = {"latency_ms": latency_ms}
+        study = ArchitectureStudy(SPACE, "predictor", ("latency_ms",), costs=costs, cheap_costs=cheap, seed=0)
+        while study.remaining(20):
+            study.tell(study.ask(), {})
+        return statistics.median(trial.values[0] for trial in study.trials[8:])
+
+    assert median(("latency_ms",)) < 1.02 < 1.2 < median(())
+
+
+def test_costs_that_trials_contradict_are_modelled() -> None:
+    study = ArchitectureStudy(SPACE, "predictor", ("macs",), seed=0)
+    while study.remaining(20):
+        proposal = study.ask()
+        assert proposal.architecture is not None
+        study.tell(proposal, {"macs": 1 / proposal.costs["macs"]})
+    late = statistics.median(trial.user_attrs["costs"]["macs"] for trial in study.trials[12:])
+    assert late > 2 * statistics.median(trial.user_attrs["costs"]["macs"] for trial in study.trials[:8])
+
+
+def test_what_a_cost_cannot_tell_is_no_reason_to_fail() -> None:
+    def latency_ms(architecture: Architecture) -> float:
+        if architecture.width == 0.5:
+            raise MissingBlockError("no time for it")
+        return SPACE.cost(architecture).macs / 1e6
+
+    study = ArchitectureStudy(
+        SPACE, "predictor", ("latency_ms",), costs={"latency_ms": latency_ms}, cheap_costs=("latency_ms",), seed=0
+    )
+    while study.remaining(12):
+        study.tell(study.ask(), {})
+    assert {study.proposal(trial).architecture.width for trial in study.trials} == {0.25}  # type: ignore[union-attr]
+
+
+def test_cheap_costs_without_a_function_are_refused() -> None:
+    with pytest.raises(ValueError, match="cheap_costs energy_mj: costs has no such function"):
+        ArchitectureStudy(SPACE, "predictor", ("macs",), cheap_costs=("energy_mj",))
 
 
 def test_what_failed_or_is_being_evaluated_is_not_proposed() -> None:
