@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from dicenas import __version__
 from dicenas.architecture import Architecture
 from dicenas.evaluation.data import Data
 from dicenas.evaluation.evaluators import Evaluator, Report
+from dicenas.evaluation.half_trained import CHECKPOINT_SECONDS, HalfTrained
+from dicenas.evaluation.supernet.checkpoint import data_digest
 from dicenas.evaluation.training import TrainConfig, train_and_evaluate
 from dicenas.runs import RunFolder, TrialRecord
 
@@ -41,7 +47,8 @@ class TrainEvaluatorConfig(TrainConfig):
 class TrainEvaluator(Evaluator):
     """Trains a network for some epochs; its accuracy on the validation images is the architecture's.
 
-    Each epoch is reported with ``accuracy``, ``loss`` and ``train_loss``.
+    Each epoch is reported with ``accuracy``, ``loss`` and ``train_loss``. In a run folder, trainings that take long
+    leave checkpoints, from which the next attempt goes on where a process was killed.
 
     Args:
         data: Images to train and validate on.
@@ -49,6 +56,7 @@ class TrainEvaluator(Evaluator):
         device: Where to train.
         parents: Run folder with the networks whose weights trainings start from; without one all start afresh.
             Networks of another number of classes, and files of weights that are damaged, are passed over.
+        checkpoint_seconds: Least seconds between two checkpoints of a training.
     """
 
     trains_network = True
@@ -60,11 +68,21 @@ class TrainEvaluator(Evaluator):
         device: str | torch.device = "cpu",
         *,
         parents: RunFolder | None = None,
+        checkpoint_seconds: float = CHECKPOINT_SECONDS,
     ) -> None:
         self._data = data
         self._config = config or TrainConfig()
         self._device = device
         self._parents = parents
+        self._checkpoint_seconds = checkpoint_seconds
+        self._checkpoints: Path | None = None
+        self._digests: dict[int, str] = {}
+
+    def prepare(self, folder: Path) -> None:
+        """Keep checkpoints in the folder, and remove those of trials that are finished: some were ended by a limit."""
+        self._checkpoints = folder / "half_trained"
+        for trial in RunFolder(folder.parent).trials():
+            self._checkpoint(self._checkpoints, trial.architecture).unlink(missing_ok=True)
 
     def __call__(self, architecture: Architecture, net: nn.Module, report: Report) -> Mapping[str, float]:
         """Train the network and measure it.
@@ -77,11 +95,39 @@ class TrainEvaluator(Evaluator):
             TrainingDiverged: The loss became NaN or infinite.
             ValueError: The device is not there, or the network does not suit the data.
         """
-        inherited = {} if self._parents is None else {"inherited": self._inherit(architecture, net, self._parents)}
         data = self._data.at_size(architecture.image_size[0])
+        half_trained = HalfTrained(
+            None if self._checkpoints is None else self._checkpoint(self._checkpoints, architecture),
+            lambda: self._training(architecture, data),
+            seconds=self._checkpoint_seconds,
+        )
+        if half_trained.state is None and self._parents is not None:
+            half_trained.notes = {"inherited": self._inherit(architecture, net, self._parents)}
+        try:
+            metrics = train_and_evaluate(
+                net, data, self._config, device=self._device, report=report, half_trained=half_trained
+            )
+        except (KeyboardInterrupt, OSError):  # Ctrl-C, a lost database: no end of the trial
+            raise
+        except BaseException:
+            half_trained.discard()
+            raise
+        half_trained.discard()
+        return {**metrics, **half_trained.notes}
+
+    @staticmethod
+    def _checkpoint(folder: Path, architecture: Architecture) -> Path:
+        return folder / f"{architecture.hash}.pt"
+
+    def _training(self, architecture: Architecture, data: Data) -> dict[str, Any]:
+        """Return all that decides the result of a training but for the machine and where its weights start."""
+        if data.image_size not in self._digests:
+            self._digests[data.image_size] = data_digest(data)
         return {
-            **train_and_evaluate(net, data, self._config, device=self._device, report=report),
-            **inherited,
+            "architecture": architecture.to_dict(),
+            "recipe": dataclasses.asdict(self._config),
+            "data": self._digests[data.image_size],
+            "dicenas": __version__,
         }
 
     def _inherit(self, architecture: Architecture, net: nn.Module, parents: RunFolder) -> float:

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from dicenas.cost.runtimes import using_threads
 from dicenas.evaluation.augment import random_shift_flip
 from dicenas.evaluation.data import Data
+from dicenas.evaluation.evaluators import StopEvaluation
+from dicenas.evaluation.half_trained import HalfTrained
 from dicenas.evaluation.statistics import quick_statistics
 
 __all__ = [
@@ -127,6 +129,7 @@ def train_and_evaluate(
     device: str | torch.device = "cpu",
     report: Callable[[int, dict[str, float]], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
+    half_trained: HalfTrained | None = None,
 ) -> dict[str, float]:
     """Train a network in place and measure its accuracy on the validation images.
 
@@ -142,6 +145,8 @@ def train_and_evaluate(
         report: Called after each epoch with its number, from 1, and ``accuracy`` and ``loss`` on the
             validation images and ``train_loss``. An exception that it raises ends the training.
         should_stop: Called after each epoch (after ``report``); training ends where it returns True.
+        half_trained: Takes checkpoints at the ends of epochs, and may hold that of an attempt that was cut off. Then
+            what that one reported is reported again, and training goes on behind it.
 
     Returns:
         ``accuracy`` (top-1, 0 to 1) and ``loss`` (cross-entropy) on the validation images, ``train_seconds``
@@ -153,20 +158,30 @@ def train_and_evaluate(
     """
     target = checked_device(device)
     train_seconds = 0.0
+    history: list[dict[str, float]] = []
     metrics: dict[str, float] | None = None
     with using_threads(config.threads), random_state(config.seed, target), placed(net, target):
         trainer = Trainer(net, data, config, target)
-        for epoch in range(1, config.epochs + 1):
+        if half_trained is not None and (state := half_trained.state) is not None:
+            trainer.load_state_dict(state["trainer"])
+            history, train_seconds = list(state["history"]), state["train_seconds"]
+            logger.info("training goes on behind epoch %d of %d", len(history), config.epochs)
+            if report is not None:
+                _report_again(history, report)
+        for epoch in range(len(history) + 1, config.epochs + 1):
             start = time.perf_counter()
             with quick_statistics(net, config.epochs * trainer.steps_per_epoch):
                 train_loss = trainer.run_epoch()
             train_seconds += time.perf_counter() - start
-            metrics = None
+            metrics = None if report is None else _validate(net, data, target)
+            history.append({**(metrics or {}), "train_loss": train_loss})
             if report is not None:
-                metrics = _validate(net, data, target)
-                report(epoch, {**metrics, "train_loss": train_loss})
+                report(epoch, history[-1])
             if should_stop is not None and should_stop():
                 break
+            if half_trained is not None and epoch < config.epochs:
+                state = {"trainer": trainer.state_dict(), "history": history, "train_seconds": train_seconds}
+                half_trained.keep(state)
         metrics = metrics or _validate(net, data, target)
     if not math.isfinite(metrics["loss"]):
         raise TrainingDiverged(trainer.step, metrics["loss"])
@@ -216,6 +231,31 @@ class Trainer:
         groups = decay_groups(net, config.weight_decay)
         self.optimizer = torch.optim.SGD(groups, config.learning_rate, config.momentum, nesterov=True, fused=True)
         self.scaler = torch.amp.GradScaler("cuda", enabled=amp_dtype(device) is torch.float16)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that another trainer needs to go on from here, the global random state included."""
+        on_cuda = self.device.type == "cuda"
+        return {
+            "net": self.net.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "step": self.step,
+            "generator": self.generator.get_state(),
+            "random": torch.get_rng_state(),
+            "cuda_random": torch.cuda.get_rng_state(self.device) if on_cuda else None,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from where :meth:`state_dict` was."""
+        self.net.load_state_dict(state["net"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if state["scaler"]:  # none was needed on a device without float16
+            self.scaler.load_state_dict(state["scaler"])
+        self.step = state["step"]
+        self.generator.set_state(state["generator"])
+        torch.set_rng_state(state["random"])
+        if state["cuda_random"] is not None and self.device.type == "cuda":
+            torch.cuda.set_rng_state(state["cuda_random"], self.device)
 
     def run_epoch(self) -> float:
         """Train on every image once and return the mean loss."""
@@ -274,6 +314,22 @@ class Trainer:
         if self.step < warmup:
             return (self.step + 1) / warmup
         return 0.5 * (1 + math.cos(math.pi * (self.step - warmup + 1) / (steps - warmup + 1)))
+
+
+def _report_again(history: Sequence[dict[str, float]], report: Callable[[int, dict[str, float]], None]) -> None:
+    """Report the epochs that an earlier attempt did.
+
+    Raises:
+        StopEvaluation: The report raised it, at whichever of them; what is reported last is what the weights are at.
+    """
+    stopped: StopEvaluation | None = None
+    for epoch, metrics in enumerate(history, 1):
+        try:
+            report(epoch, metrics)
+        except StopEvaluation as reason:
+            stopped = stopped or reason
+    if stopped is not None:
+        raise stopped
 
 
 def _validate(net: nn.Module, data: Data, device: torch.device) -> dict[str, float]:
