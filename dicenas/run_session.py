@@ -30,8 +30,8 @@ __all__ = [
     "record_environment",
 ]
 
-#: Settings that may change from one call to the next: more trials, another time limit, and another export.
-_MAY_CHANGE = ("search.trials", "evaluator.time_limit_s", "export")
+#: Settings that may change from one call to the next: more trials, another time limit, export or final training.
+_MAY_CHANGE = ("search.trials", "evaluator.time_limit_s", "export", "final")
 # NNI and Optuna have handlers of their own for the terminal.
 _LOGGERS = ("dicenas", "nni", "optuna")
 

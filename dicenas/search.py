@@ -16,11 +16,12 @@ import torch
 from dicenas.architecture import Architecture
 from dicenas.config import LatencyConfig, SearchConfig, parse_config
 from dicenas.config.schema import plain
-from dicenas.evaluation import Data, Evaluate, Evaluator, Report, load_data, make_evaluator
+from dicenas.evaluation import Data, DataConfig, Evaluate, Evaluator, Report, load_data, make_evaluator
 from dicenas.export import FORMATS, check_formats, export_network
+from dicenas.final import FinalTraining, FinalTrial
 from dicenas.pareto import Direction
 from dicenas.report import architecture_svg, write_report
-from dicenas.run_session import claim_folder
+from dicenas.run_session import claim_folder, lock_folder, logs_in
 from dicenas.runs import RunFolder, TrialRecord
 from dicenas.space import SpaceSpec
 from dicenas.strategies import SuccessiveHalving, named_architecture
@@ -42,11 +43,13 @@ class SearchResult:
         run: The run folder.
         objectives: Direction of each objective.
         new_trials: Trials that this call added.
+        final: Trials that were to be trained for real, see :class:`dicenas.final.FinalTraining`.
     """
 
     run: RunFolder
     objectives: Mapping[str, Direction]
     new_trials: int
+    final: Sequence[FinalTrial] = ()
 
     @property
     def front(self) -> list[TrialRecord]:
@@ -194,6 +197,8 @@ def run_search(
 ) -> SearchResult:
     """Run the search of a configuration: trials, Pareto front, export and report in the folder ``out/name``.
 
+    With a ``final:`` section, the best architectures are then trained for real, by this process alone.
+
     Args:
         config: The configuration.
         out: Folder of the run folders.
@@ -205,7 +210,8 @@ def run_search(
         tensorboard: Whether scalars for TensorBoard are written, to ``tensorboard`` in the run folder.
 
     Raises:
-        ValueError: The data cannot be used, a bound cannot be met, or the run folder belongs to another search.
+        ValueError: The data cannot be used, be it that of the final training, a bound cannot be met, or the run folder
+            belongs to another search.
     """
     check_formats(config.export.formats)  # a missing package shows now, not at the end
     run = RunFolder(Path(out) / config.name)
@@ -216,14 +222,20 @@ def run_search(
 
     data = _data(config)
     session, evaluate = _session(config, data, run, dataclasses.replace(crew, start=start), _device())
-    wanted, numbers = config.export.trial, run.trial_numbers()
-    if isinstance(wanted, int) and wanted >= config.search.trials and wanted not in numbers:
-        # Proposals that break a bound, or repeat one, take numbers too, so it need not be a mistake.
-        logger.warning(
-            "export.trial %d: a search of %d trials may never have it; best is always there",
-            wanted,
-            config.search.trials,
-        )
+    numbers = run.trial_numbers()
+    for key, wanted in (("export.trial", config.export.trial), ("final.train", config.final and config.final.train)):
+        if isinstance(wanted, int) and wanted >= config.search.trials and wanted not in numbers:
+            # Proposals that break a bound, or repeat one, take numbers too, so it need not be a mistake.
+            logger.warning(
+                "%s %d: a search of %d trials may never have it; best is always there",
+                key,
+                wanted,
+                config.search.trials,
+            )
+    final = _final(config, run, session.objectives)
+    if final is not None:
+        space = config.space_spec(None if data is None else data.num_classes)
+        final.check(space, config.search.trials)
     result = SearchResult(run, session.objectives, session.run(config.to_dict(), config.search.trials))
     if not result.front:
         logger.warning("no trial of %s is complete: there is nothing to export", run.path)
@@ -231,11 +243,15 @@ def run_search(
     trial = result.best if config.export.trial == "best" else run.read_trial(int(config.export.trial))
     if data is not None and evaluate.trains_network:
         _export(run, trial, config, data)
-    else:
+    elif final is None:
         logger.warning(
             "nothing is exported: evaluations of this kind leave no weights of their own; train %s first",
             run.trial_path(trial.number) / "architecture.json",
         )
+    if final is not None:
+        with lock_folder(run), logs_in(run):
+            result = dataclasses.replace(result, final=final.run(lambda: write_report(run)))
+            write_report(run)
     return result
 
 
@@ -277,7 +293,9 @@ def join_search(
             f"study {study!r} was started from Python, with a function that this process does not have: "
             "call dicenas.search there too, with the same arguments and storage"
         )
-    config = parse_config(settings, f"the configuration in study {study!r}")
+    # The final training is that of the process that searches; its data need not be on this machine.
+    own = {key: value for key, value in settings.items() if key != "final"}
+    config = parse_config(own, f"the configuration in study {study!r}")
     run = RunFolder(Path(out) / study)
     crew = Workers(storage=storage, proxy=proxy)
     session, _ = _session(config, _data(config), run, crew, _device() if device is None else device)
@@ -321,6 +339,18 @@ def _found(data: Data) -> dict[str, Any]:
         "classes": list(data.class_names),
         "mean": [round(mean, 3) for mean in data.mean],
     }
+
+
+def _final(config: SearchConfig, run: RunFolder, objectives: Mapping[str, Direction]) -> FinalTraining | None:
+    if config.final is None:
+        return None
+    data: str | DataConfig | None = config.final.data
+    if data is None:
+        assert config.data is not None
+        # Trials may see some of the images, for they are many.
+        data = dataclasses.replace(config.data, train_limit=None, val_limit=None)
+    threads = getattr(config.evaluator, "threads", None)
+    return FinalTraining(run, config.final, data, objectives, config.export.formats, threads)
 
 
 def _start_worker(run: RunFolder, workers: Workers, index: int, descriptor: int) -> Any:

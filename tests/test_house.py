@@ -37,6 +37,7 @@ FLOORS = {
     "dicenas.search_spaces": 5,
     "dicenas.strategies": 5,
     "dicenas.config": 6,
+    "dicenas.final": 6,
     "dicenas.report": 6,
     "dicenas.run_latency": 6,
     "dicenas.run_session": 6,

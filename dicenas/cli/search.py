@@ -12,8 +12,8 @@ __all__ = ["add_parser", "run"]
 
 _DESCRIPTION = """\
 Run the search that a YAML file describes. The folder OUT/NAME gets every trial with its weights, the Pareto
-front, the exported network and report.html. Whatever ends a search, the same command goes on with it; one
-that has all its trials adds none.
+front, the exported network and report.html; with a final: section, the best are then trained for real. Whatever
+ends a search, the same command goes on with it; one that has all its trials adds none.
 """
 _EXAMPLES = """\
 examples:
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     config = parse_config(settings, args.config)
 
     # Imported late: a mistake in the configuration is told before NNI and Optuna are loaded.
-    from dicenas.report import print_front
+    from dicenas.report import print_final, print_front
     from dicenas.search import run_search
 
     storage = args.storage or os.environ.get("DICENAS_STORAGE")
@@ -66,7 +66,10 @@ def run(args: argparse.Namespace) -> int:
     if not result.new_trials:
         print(f"{result.run.path} has all its trials already: nothing was added")
     print_front(result.front, result.objectives)
+    if result.final:
+        print()
+        print_final(result.final)
     print(f"\nreport:   {result.run.report_path}")
     if result.run.export_path.is_dir():
-        print(f"exported: {result.run.export_path}")
+        print(f"exported: {result.run.export_path}{' (as it was searched)' if result.final else ''}")
     return 0

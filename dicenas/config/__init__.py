@@ -1,6 +1,7 @@
 """The search configuration: one YAML file, read into dataclasses, every mistake reported at once."""
 
 from dicenas.config.evaluator import EVALUATORS, TrialLimits, evaluator_kind
+from dicenas.config.final import FinalConfig
 from dicenas.config.parse import ConfigError, load_config, parse_config
 from dicenas.config.schema import (
     CONSTRAINTS,
@@ -17,6 +18,7 @@ __all__ = [
     "SAMPLERS",
     "ConfigError",
     "ExportConfig",
+    "FinalConfig",
     "LatencyConfig",
     "SearchConfig",
     "StudyConfig",

@@ -12,6 +12,7 @@ import yaml
 
 from dicenas.config import values
 from dicenas.config.evaluator import evaluator_kind, read_evaluator, read_proxy
+from dicenas.config.final import read_final
 from dicenas.config.schema import (
     BUILD_TABLE,
     CONSTRAINTS,
@@ -61,7 +62,10 @@ _LATENCY: dict[str, Reader] = {
     "allow_mismatch": values.flag,
 }
 _EXPORT: dict[str, Reader] = {"trial": values.trial, "formats": values.formats}
-_KEYS = ("name", "space", "data", "evaluator", "proxy", "objectives", "constraints", "latency", "search", "export")
+_KEYS = (
+    *("name", "space", "data", "evaluator", "proxy", "objectives", "constraints", "latency", "search", "export"),
+    "final",
+)
 
 
 class ConfigError(ValueError):
@@ -146,6 +150,7 @@ def parse_config(given: Any, source: str = "configuration") -> SearchConfig:
         latency=latency,
         search=search,
         export=section(ExportConfig, "export", _EXPORT),
+        final=read_final(given.get("final"), data is not None, problems),
     )
     if config.latency.table in (None, BUILD_TABLE):
         try:

@@ -10,6 +10,7 @@ from typing import Any, cast
 import yaml
 
 from dicenas.config.evaluator import TrialLimits, evaluator_section, proxy_section
+from dicenas.config.final import FinalConfig, final_section
 from dicenas.evaluation import (
     DataConfig,
     EvaluatorConfig,
@@ -135,6 +136,7 @@ class SearchConfig:
         latency: Where and how latency is measured.
         search: How the space is walked.
         export: What is exported at the end.
+        final: What is trained for real at the end; ``None`` for nothing.
     """
 
     name: str
@@ -150,6 +152,7 @@ class SearchConfig:
     latency: LatencyConfig = LatencyConfig()
     search: StudyConfig = StudyConfig()
     export: ExportConfig = ExportConfig()
+    final: FinalConfig | None = None
 
     def space_spec(self, num_classes: int | None = None) -> SpaceSpec:
         """Return the space.
@@ -185,6 +188,7 @@ class SearchConfig:
             "latency": self.latency.to_dict(),
             "search": self.search.to_dict(),
             "export": plain(dataclasses.asdict(self.export)),
+            **({} if self.final is None else {"final": plain(final_section(self.final))}),
         }
 
     def to_yaml(self) -> str:

@@ -2,6 +2,6 @@
 
 from dicenas.report.drawing import architecture_svg, draw_architecture
 from dicenas.report.page import write_report
-from dicenas.report.terminal import print_front, print_table
+from dicenas.report.terminal import print_final, print_front, print_table
 
-__all__ = ["architecture_svg", "draw_architecture", "print_front", "print_table", "write_report"]
+__all__ = ["architecture_svg", "draw_architecture", "print_final", "print_front", "print_table", "write_report"]

@@ -9,6 +9,7 @@ from typing import Any
 import dicenas
 from dicenas.files import atomic_write_text
 from dicenas.report import sections
+from dicenas.report.final_training import final_training
 from dicenas.report.latency_notes import latency_notes
 from dicenas.report.markup import Child, Element, element, to_html
 from dicenas.report.metrics import get_metric
@@ -45,6 +46,7 @@ def _document(summary: RunSummary) -> Element:
             _searched(summary),
             sections.front_plots(summary),
             sections.front_table(summary),
+            final_training(summary),
             latency_notes(summary),
             sections.bounds(summary),
             sections.drawings(summary),

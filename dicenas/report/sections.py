@@ -16,7 +16,18 @@ from dicenas.report.scatter import Point, scatter
 from dicenas.report.summary import RunSummary
 from dicenas.runs import TrialRecord
 
-__all__ = ["bounds", "drawings", "exported", "failures", "front_plots", "front_table", "op_usage", "other_trials"]
+__all__ = [
+    "bounds",
+    "drawings",
+    "exported",
+    "failures",
+    "front_plots",
+    "front_table",
+    "op_usage",
+    "other_trials",
+    "section",
+    "trial_link",
+]
 
 _COLUMNS = ("accuracy", "latency_ms", "latency_measured_ms", "latency_eager_ms", "macs", "params", "peak_memory_mb")
 
@@ -34,7 +45,7 @@ def front_plots(summary: RunSummary) -> Element:
         element("span", class_="key other"),
         "other trials. Rest the pointer on a point for its numbers.",
     )
-    return _section("The Pareto front" if others else "The trials", caption, *plots)
+    return section("The Pareto front" if others else "The trials", caption, *plots)
 
 
 def _front_plot(summary: RunSummary, name: str) -> Element:
@@ -87,7 +98,7 @@ def _history_plot(summary: RunSummary) -> Element:
 def front_table(summary: RunSummary) -> Element:
     """List the front, best first objective first."""
     title = "The networks on the front" if len(summary.objectives) > 1 else "The best network"
-    return _section(title, element("div", _trial_table(summary, summary.front), class_="card"))
+    return section(title, element("div", _trial_table(summary, summary.front), class_="card"))
 
 
 def other_trials(summary: RunSummary) -> Element | None:
@@ -97,7 +108,7 @@ def other_trials(summary: RunSummary) -> Element | None:
     if not others:
         return None
     heading = element("summary", f"{_count(len(others), 'trial')} off the front")
-    return _section("All other trials", element("details", heading, _trial_table(summary, others), class_="card"))
+    return section("All other trials", element("details", heading, _trial_table(summary, others), class_="card"))
 
 
 def _trial_table(summary: RunSummary, trials: Sequence[TrialRecord]) -> Element:
@@ -111,7 +122,7 @@ def _trial_table(summary: RunSummary, trials: Sequence[TrialRecord]) -> Element:
     heads += [element("th", "Width"), element("th", "Ops, stage by stage", class_="text")]
     rows = []
     for trial in trials:
-        cells: list[Child] = [element("td", _link(summary, trial), class_="text")]
+        cells: list[Child] = [element("td", trial_link(summary, trial), class_="text")]
         for name in names:
             metric = summary.metric(name)
             spread = _spread(trial) if name == "latency_ms" else None
@@ -133,7 +144,7 @@ def drawings(summary: RunSummary) -> Element:
     """Draw each architecture of the front, and those that win under a bound."""
     size = summary.input_size
     at = f" at the size where cost and latency were taken, {size}×{size}" if size else ""
-    return _section(
+    return section(
         "The architectures",
         element(
             "p",
@@ -192,7 +203,7 @@ def bounds(summary: RunSummary) -> Element | None:
             element(
                 "tr",
                 element("td", element("strong", bound), class_="text fixed"),
-                element("td", _link(summary, trial), class_="text"),
+                element("td", trial_link(summary, trial), class_="text"),
                 element("td", leading.format(trial.metrics[summary.leading])),
                 element("td", metric.format(trial.metrics[name])),
                 element("td", str(winner.candidates)),
@@ -217,7 +228,7 @@ def bounds(summary: RunSummary) -> Element | None:
         if distinct > 1
         else "The same network wins under every bound: it is among the cheapest and the best at once."
     )
-    return _section(
+    return section(
         f"What a bound on {get_metric(name).phrase} buys",
         element("p", f"The best network among the trials of this run that keep a bound. {verdict}"),
         element("div", table, class_="card scroll"),
@@ -266,7 +277,7 @@ def op_usage(summary: RunSummary) -> Element:
         ]
         rows.append(element("dt", element("code", op)))
         rows.append(element("dd", *bars))
-    return _section(
+    return section(
         "Which ops the front uses",
         element("p", "Share of the blocks that hold each candidate op, on the front and in all complete trials."),
         element("div", element("dl", *rows), class_="card"),
@@ -302,7 +313,7 @@ def failures(summary: RunSummary) -> Element | None:
         element("th", "Ops, stage by stage", class_="text"),
     )
     table = element("table", element("thead", heads), element("tbody", *rows))
-    return _section("Failed trials", element("div", table, class_="card scroll"))
+    return section("Failed trials", element("div", table, class_="card scroll"))
 
 
 def exported(summary: RunSummary) -> Element:
@@ -315,12 +326,12 @@ def exported(summary: RunSummary) -> Element:
         element("code", f"dicenas export {summary.run.path} --trial NUMBER --formats py,safetensors --out DIR"),
     )
     if not files:
-        return _section("Taking a network away", element("p", "Nothing is exported yet."), another)
+        return section("Taking a network away", element("p", "Nothing is exported yet."), another)
     rows = []
     for path in files:
         rows.append(element("dt", element("a", path.name, href=f"{folder.name}/{path.name}")))
         rows.append(element("dd", f"{path.stat().st_size / 1024:,.1f} KiB", class_="soft"))
-    return _section(
+    return section(
         "Taking a network away",
         element("p", "The exported network is in ", element("code", str(folder)), "."),
         element("div", element("dl", *rows), class_="card"),
@@ -328,7 +339,8 @@ def exported(summary: RunSummary) -> Element:
     )
 
 
-def _section(title: str, *children: Child) -> Element:
+def section(title: str, *children: Child) -> Element:
+    """Put a heading over a part of the page."""
     return element("section", element("h2", title), *children)
 
 
@@ -336,7 +348,7 @@ def _colors(summary: RunSummary) -> dict[str, str]:
     return op_colors(op for trial in summary.trials for stage in trial.architecture.stages for op in stage)
 
 
-def _link(summary: RunSummary, trial: TrialRecord) -> Child:
+def trial_link(summary: RunSummary, trial: TrialRecord) -> Child:
     """A trial's number, linked to its drawing where it has one."""
     label = f"#{trial.number}"
     linked = any(trial.number == other.number for other in summary.drawn)

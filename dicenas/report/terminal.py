@@ -8,12 +8,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TextIO
 
+from dicenas.final import FinalTrial
 from dicenas.pareto import Direction
 from dicenas.report.metrics import get_metric
 from dicenas.report.palette import split_candidate
 from dicenas.runs import TrialRecord
 
-__all__ = ["print_front", "print_table"]
+__all__ = ["print_final", "print_front", "print_table"]
 
 #: Metrics shown beside the objectives, where the trials have them.
 _SHOWN = ("accuracy", "latency_ms", "macs", "params")
@@ -95,6 +96,29 @@ def print_front(
         rows,
         align="r" * (len(names) + 2) + "l",
         title=f"Pareto front: {len(front)} {'trial' if len(front) == 1 else 'trials'}",
+        file=file,
+    )
+
+
+def print_final(trials: Sequence[FinalTrial], *, file: TextIO | None = None) -> None:
+    """Print what was trained for real: accuracies of the search against final ones.
+
+    Args:
+        trials: What was trained, or was to be.
+        file: Where to print; standard output by default.
+    """
+    accuracy = get_metric("accuracy")
+    rows = []
+    for final in trials:
+        reached = None if final.result is None else final.result.metrics["accuracy"]
+        where = "not at its end" if final.result is None else str(final.result.export_path)
+        searched = final.trial.metrics.get("accuracy")
+        rows.append([str(final.trial.number), accuracy.format(searched), accuracy.format(reached), where])
+    print_table(
+        ["trial", "Searched accuracy (%)", "Final accuracy (%)", "exported"],
+        rows,
+        align="rrrl",
+        title="Final training",
         file=file,
     )
 

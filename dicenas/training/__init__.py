@@ -1,9 +1,10 @@
 """Training for real: recipes, data of any size, and trainings that survive interruptions."""
 
 from dicenas.training.data import TrainingData, open_data
-from dicenas.training.recipes import RECIPES, Recipe, get_recipe
+from dicenas.training.prepare import check_training
+from dicenas.training.recipes import RECIPES, Recipe, get_recipe, read_recipe
 from dicenas.training.records import TrainFolder, TrainResult
-from dicenas.training.run import TeacherConfig, train
+from dicenas.training.run import TeacherConfig, finished_training, train
 
 __all__ = [
     "RECIPES",
@@ -12,7 +13,10 @@ __all__ = [
     "TrainFolder",
     "TrainResult",
     "TrainingData",
+    "check_training",
+    "finished_training",
     "get_recipe",
     "open_data",
+    "read_recipe",
     "train",
 ]

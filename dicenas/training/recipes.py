@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
 from dicenas.spelling import did_you_mean
 
-__all__ = ["RECIPES", "Recipe", "get_recipe"]
+__all__ = ["RECIPES", "Recipe", "get_recipe", "read_recipe"]
 
 _CHOICES = {
     "schedule": ("cosine", "step"),
     "crop": ("resized", "shift", "center"),
     "amp": ("auto", "off", "bfloat16", "float16"),
 }
+_NEEDED = ("epochs", "batch", "learning_rate")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,8 +215,45 @@ def get_recipe(name: str, **changes: Any) -> Recipe:
     """
     if name not in RECIPES:
         raise ValueError(f"unknown recipe {name!r}{did_you_mean(name, RECIPES)} (known: {', '.join(RECIPES)})")
+    _check_fields(changes)
+    return RECIPES[name].replace(**changes)
+
+
+def read_recipe(given: str | Mapping[str, Any]) -> Recipe:
+    """Return a recipe from plain data, such as YAML's.
+
+    Args:
+        given: The name of a recipe, or fields of one. Under ``name`` these may have that of a recipe, whose fields
+            they change; else ``epochs``, ``batch`` and ``learning_rate`` are among them.
+
+    Raises:
+        ValueError: There is no such recipe or field, a field is missing, or a value is out of range.
+    """
+    if isinstance(given, str):
+        return get_recipe(given)
+    fields = {field: _number(value) for field, value in given.items()}
+    if fields.get("amp") is False:  # what YAML 1.1 makes of `off`
+        fields["amp"] = "off"
+    name = fields.pop("name", None)
+    _check_fields(fields)
+    if name is not None:
+        return get_recipe(str(name), **fields)
+    missing = [field for field in _NEEDED if field not in fields]
+    if missing:
+        raise ValueError(f"the recipe has no {' and no '.join(missing)}; or give the name of one to change")
+    return Recipe(**fields)
+
+
+def _check_fields(given: Iterable[str]) -> None:
     fields = [field.name for field in dataclasses.fields(Recipe)]
-    for field in changes:
+    for field in given:
         if field not in fields:
             raise ValueError(f"a recipe has no {field!r}{did_you_mean(field, fields)} (it has {', '.join(fields)})")
-    return RECIPES[name].replace(**changes)
+
+
+def _number(value: Any) -> Any:
+    """Return a number where YAML 1.1 takes one for text: ``4e-5`` has no point, ``1.0e5`` no sign."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value

@@ -21,21 +21,21 @@ from dicenas.evaluation.data import DataConfig
 from dicenas.evaluation.statistics import quick_statistics
 from dicenas.evaluation.training import random_state
 from dicenas.export import FORMATS, check_formats, export_network
-from dicenas.nets import build, net_architecture
-from dicenas.training.data import TrainingData, open_data
+from dicenas.nets import build
+from dicenas.training.data import TrainingData
 from dicenas.training.image_sets import Plan
-from dicenas.training.processes import Processes, joined_processes
+from dicenas.training.prepare import prepare
+from dicenas.training.processes import joined_processes
 from dicenas.training.recipes import Recipe, get_recipe
 from dicenas.training.records import TrainFolder, TrainResult
 from dicenas.training.streams import ShardSet
 from dicenas.training.teacher import load_teacher
 from dicenas.training.trainer import Trainer
 
-__all__ = ["TeacherConfig", "train"]
+__all__ = ["TeacherConfig", "finished_training", "train"]
 
 logger = logging.getLogger(__name__)
 
-_SMALL_STEM_BELOW = 64  # pixels; as Architecture.at_size
 _CHECKPOINT_SECONDS = 300.0
 
 
@@ -104,20 +104,15 @@ def train(
         check_formats(formats)
     folder = TrainFolder(Path(out))
     with joined_processes(device) as processes, using_threads(threads), random_state(recipe.seed, processes.device):
-        most = _most_workers(processes) if workers is None else workers
-        image_size = _image_size(architecture, recipe)
-        opened = open_data(data, recipe, image_size, workers=most)
-        if workers is None and isinstance(opened.train, ShardSet):
-            most = min(most, len(opened.train.shards) // processes.count)
-        fitted = _fitted(architecture, opened)
-        plan = _plan(opened, recipe, processes, most)
+        prepared = prepare(architecture, data, recipe, processes, workers)
+        fitted, opened, plan = prepared.architecture, prepared.data, prepared.plan
         identity = _identity(fitted, opened, recipe, plan, teacher)
         with folder.lock() if processes.first else contextlib.nullcontext():
             if (found := folder.read_identity()) is not None:
                 require_same(folder.path, found, identity)
-            result = folder.read_result()
+            result = finished_training(folder, formats)
             processes.wait()  # all have seen the folder as it was
-            if result is not None and _exported(folder, formats):
+            if result is not None:
                 return result
             if processes.first:
                 folder.claim(identity)
@@ -139,19 +134,20 @@ def train(
             return TrainResult(folder.path, metrics)
 
 
-def _exported(folder: TrainFolder, formats: Sequence[str]) -> bool:
-    """Whether a finished training has all the formats that are asked for.
+def finished_training(folder: TrainFolder, formats: Sequence[str]) -> TrainResult | None:
+    """Return what a training came to, None where something is left to do: epochs, or an export in one of the formats.
 
     Raises:
-        ValueError: It has not, and its checkpoint is gone.
+        ValueError: It was not exported so, and its checkpoint is gone; or a file is damaged.
     """
+    result = folder.read_result()
     lacking = [name for name in formats if not (folder.export_path / FORMATS[name]).is_file()]
-    if lacking and not folder.checkpoint_path.is_file():
+    if result is not None and lacking and not folder.checkpoint_path.is_file():
         raise ValueError(
             f"{folder.path} is finished, but was not exported as {', '.join(lacking)}, and its checkpoint is gone; "
             "train into another folder"
         )
-    return not lacking
+    return None if lacking else result
 
 
 def _take_up(trainer: Trainer, folder: TrainFolder, identity: Mapping[str, Any]) -> None:
@@ -213,50 +209,6 @@ def _export(trainer: Trainer, folder: TrainFolder, metrics: Mapping[str, float],
     )
 
 
-def _image_size(architecture: Architecture | str, recipe: Recipe) -> int:
-    if isinstance(architecture, str):
-        return recipe.image_size
-    height, width = architecture.image_size
-    if height != width or architecture.in_channels != 3:
-        raise ValueError(
-            f"the architecture takes images of {height} x {width} with {architecture.in_channels} channels; training "
-            "is for square images in colour"
-        )
-    return height
-
-
-def _fitted(architecture: Architecture | str, data: TrainingData) -> Architecture:
-    """Return the architecture for the classes of the data."""
-    if isinstance(architecture, Architecture):
-        return architecture.replace(num_classes=data.num_classes)
-    named = net_architecture(architecture, data.num_classes, data.image_size)
-    return named.replace(stem="small") if data.image_size < _SMALL_STEM_BELOW else named
-
-
-def _plan(data: TrainingData, recipe: Recipe, processes: Processes, workers: int) -> Plan:
-    count = processes.count
-    micro_batch = recipe.micro_batch or max(1, recipe.batch // count)
-    if recipe.batch % (micro_batch * count) != 0:
-        raise ValueError(
-            f"batch: {recipe.batch} cannot be shared by {count} processes in micro-batches of {micro_batch}; choose a "
-            f"multiple of {micro_batch * count}"
-        )
-    if recipe.batch > len(data.train):
-        raise ValueError(f"batch: {recipe.batch}, but there are only {len(data.train)} training images")
-    plan = Plan(
-        recipe.seed,
-        micro_batch,
-        recipe.batch // (micro_batch * count),
-        processes.rank,
-        count,
-        workers,
-        pin=processes.device.type == "cuda",
-    )
-    if isinstance(data.train, ShardSet):
-        data.train.lanes(plan)
-    return plan
-
-
 def _identity(
     architecture: Architecture, data: TrainingData, recipe: Recipe, plan: Plan, teacher: TeacherConfig | None
 ) -> dict[str, Any]:
@@ -276,8 +228,3 @@ def _identity(
     if isinstance(data.train, ShardSet):
         identity["workers"] = plan.workers  # each reads shards of its own
     return identity
-
-
-def _most_workers(processes: Processes) -> int:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(8, cores // processes.count))
