@@ -111,6 +111,9 @@ class Architecture:
     def from_dict(cls, data: Mapping[str, Any]) -> Architecture:
         """Read what :meth:`to_dict` gives.
 
+        Args:
+            data: The architecture. It may hold its :attr:`hash`, as in a file, which is checked then.
+
         Raises:
             ValueError: A field is missing, unknown or of the wrong kind, or the schema is newer than this version.
         """
@@ -123,18 +126,24 @@ class Architecture:
                 "use the version of dicenas that wrote it, or a newer one"
             )
         fields = {field.name for field in dataclasses.fields(cls)}
-        given = set(data) - {"schema_version"}
+        given = set(data) - {"schema_version", "hash"}
         if given != fields:
             missing, unknown = sorted(fields - given), sorted(given - fields)
             raise ValueError(f"architecture: missing fields {missing}, unknown fields {unknown}")
         try:
-            return cls(**{name: data[name] for name in fields})
+            architecture = cls(**{name: data[name] for name in fields})
         except TypeError as error:
             raise ValueError(f"architecture: a field has the wrong kind of value ({error})") from error
+        if "hash" in data and data["hash"] != architecture.hash:
+            raise ValueError(
+                f"architecture: damaged, it says hash {data['hash']!r} and has {architecture.hash!r}; where it was "
+                "changed on purpose, remove the hash"
+            )
+        return architecture
 
     def to_json(self) -> str:
-        """Return the architecture as JSON text."""
-        return json.dumps(self.to_dict(), indent=2) + "\n"
+        """Return the architecture as JSON text, with its :attr:`hash`, by which a damaged file is noticed."""
+        return json.dumps({**self.to_dict(), "hash": self.hash}, indent=2) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Architecture:

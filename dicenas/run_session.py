@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import json
 import logging
 import platform
 import time
@@ -17,7 +16,7 @@ import torch
 from dicenas import __version__, locks
 from dicenas.config.schema import plain
 from dicenas.cost import device_name
-from dicenas.files import atomic_write_text
+from dicenas.files import read_json, write_json
 from dicenas.runs import RunFolder
 
 __all__ = [
@@ -132,17 +131,17 @@ def record_environment(run: RunFolder) -> Iterator[None]:
         "cuda_device_name": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "threads": torch.get_num_threads(),
     }
-    atomic_write_text(run.environment_path, json.dumps(environment, indent=2) + "\n")
+    write_json(run.environment_path, environment)
     yield
     environment |= {"finished": _now(), "seconds": round(time.monotonic() - started, 1)}
-    atomic_write_text(run.environment_path, json.dumps(environment, indent=2) + "\n")
+    write_json(run.environment_path, environment)
 
 
 def ended_well(run: RunFolder) -> bool:
     """Return whether the last session that added to the run came to its end."""
     try:
-        return json.loads(run.environment_path.read_text(encoding="utf-8"))["finished"] is not None
-    except (OSError, ValueError, KeyError, TypeError):
+        return read_json(run.environment_path)["finished"] is not None
+    except (OSError, ValueError, KeyError):
         return False
 
 

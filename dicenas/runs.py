@@ -15,7 +15,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from dicenas.architecture import Architecture
-from dicenas.files import atomic_write_bytes, atomic_write_text
+from dicenas.files import CHECKSUM, atomic_write_bytes, atomic_write_text, read_json, write_json
 from dicenas.nets import Network, build
 from dicenas.pareto import Direction, pareto_front
 
@@ -23,10 +23,9 @@ __all__ = ["RESERVED_METRICS", "RunFolder", "TrialRecord"]
 
 _SEALED = "# Settings of a run, as it was started; the last line has their checksum.\n"
 _SEAL = "# sha256 of the lines above: "
-_CHECKSUM = "sha256"
 
 #: What ``metrics.json`` holds beside the metrics.
-RESERVED_METRICS = frozenset({"trial", "state", "error"})
+RESERVED_METRICS = frozenset({"trial", "state", "error", CHECKSUM})
 
 
 @dataclass(frozen=True)
@@ -150,7 +149,7 @@ class RunFolder:
         metrics: dict[str, Any] = {"trial": record.number, "state": record.state, **record.metrics}
         if record.error is not None:
             metrics["error"] = record.error
-        atomic_write_text(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+        write_json(folder / "metrics.json", metrics)
 
     def write_weights(self, number: int, state_dict: Mapping[str, Tensor]) -> None:
         """Write the weights of a trial, the whole file or none, with a checksum of the tensors in its metadata."""
@@ -160,7 +159,7 @@ class RunFolder:
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state_dict.items()}
         # The tensors follow the header, whose length stands in the first eight bytes, in the same order both times.
         digest = _digest(_tensors_of(save(tensors)))
-        atomic_write_bytes(self.weights_path(number), save(tensors, {_CHECKSUM: digest}))
+        atomic_write_bytes(self.weights_path(number), save(tensors, {CHECKSUM: digest}))
 
     def load_network(self, number: int) -> Network:
         """Build the network of a complete trial with its trained weights.
@@ -176,9 +175,10 @@ class RunFolder:
         path = self.weights_path(number)
         if not path.is_file():
             raise FileNotFoundError(f"{path} is missing: trial {number} is {record.state} and has no weights to load")
-        network = build(record.architecture)
         try:
-            network.load_state_dict(load(_checked_weights(path.read_bytes())))
+            weights = load(_checked_weights(path.read_bytes()))
+            network = build(record.architecture)
+            network.load_state_dict(weights)
         except (SafetensorError, RuntimeError, ValueError) as error:
             raise ValueError(f"{path} does not hold the weights of this architecture: {error}") from error
         return network
@@ -194,13 +194,14 @@ class RunFolder:
         if not path.is_file():
             finished = ", ".join(map(str, self.trial_numbers())) or "none"
             raise FileNotFoundError(f"{self.path}: no finished trial {number} (finished: {finished})")
-        try:
-            metrics = json.loads(path.read_text(encoding="utf-8"))
-            number, state = metrics.pop("trial"), metrics.pop("state")
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path} is damaged: {error!r}") from error
+        metrics = read_json(path)
+        kept, state, error = metrics.pop("trial", None), metrics.pop("state", None), metrics.pop("error", None)
+        odd = [name for name, value in metrics.items() if not isinstance(value, int | float)]
+        if kept != number or state not in ("complete", "failed") or odd:
+            said = f"{odd[0]} is no number" if odd else f"it is of trial {kept!r}, state {state!r}"
+            raise ValueError(f"{path} is damaged: {said}")
         architecture = Architecture.load(path.parent / "architecture.json")
-        return TrialRecord(number, architecture, state, error=metrics.pop("error", None), metrics=metrics)
+        return TrialRecord(number, architecture, state, error=error, metrics=metrics)
 
     def trial_numbers(self) -> list[int]:
         """Return the numbers of the finished trials, ascending."""
@@ -256,7 +257,7 @@ def _checked_weights(data: bytes) -> bytes:
     length = int.from_bytes(data[:8], "little")
     if len(data) >= 8 + length:
         header = json.loads(data[8 : 8 + length])
-        kept = header.get("__metadata__", {}).get(_CHECKSUM)
+        kept = header.get("__metadata__", {}).get(CHECKSUM)
         if kept is not None and kept != _digest(_tensors_of(data)):
             raise ValueError("its checksum is that of other tensors")
     return data

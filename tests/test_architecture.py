@@ -86,7 +86,17 @@ def test_json_is_what_files_hold() -> None:
         "num_classes": 10,
         "in_channels": 3,
         "stages": [["dice_k3", "separable_k5"], ["skip"], ["separable_se_k3"]],
+        "hash": "6476d44d73c8eda6",
     }
+
+
+def test_a_file_by_hand_needs_no_hash_but_must_have_the_right_one(tmp_path: Path) -> None:
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps(EXAMPLE.to_dict()), encoding="utf-8")
+    assert Architecture.load(path) == EXAMPLE
+    path.write_text(EXAMPLE.to_json().replace("dice_k3", "dice_k5"), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"mine\.json: .* damaged, it says hash '6476d44d73c8eda6'.*remove the hash"):
+        Architecture.load(path)
 
 
 def test_spellings_of_one_architecture_are_equal() -> None:

@@ -44,6 +44,7 @@ def test_trials_round_trip(run: RunFolder) -> None:
     assert run.trials() == sorted(records, key=lambda record: record.number)
     assert run.read_trial(2) == records[0]
     metrics = json.loads((run.trial_path(2) / "metrics.json").read_text(encoding="utf-8"))
+    assert len(metrics.pop("sha256")) == 64
     assert metrics == {
         "trial": 2,
         "state": "complete",
@@ -102,7 +103,7 @@ def test_damaged_architecture_is_named(run: RunFolder) -> None:
         run.trials()
 
 
-@pytest.mark.parametrize("name", ["trial", "state", "error"])
+@pytest.mark.parametrize("name", ["trial", "state", "error", "sha256"])
 def test_metrics_cannot_take_the_file_s_own_names(name: str) -> None:
     with pytest.raises(ValueError, match=f"metrics cannot be called {name}"):
         TrialRecord(0, architecture(), "complete", {name: 1.0})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +20,7 @@ from dicenas.evaluation.proxies import check_proxies, proxy_scores
 from dicenas.evaluation.reference_sample import ReferenceSample
 from dicenas.evaluation.sampling import balanced_subset
 from dicenas.evaluation.training import checked_device
-from dicenas.files import atomic_write_text
+from dicenas.files import read_json, write_json
 from dicenas.nets import build
 from dicenas.space import SpaceSpec
 
@@ -189,7 +188,7 @@ class ProxyEvaluator(Evaluator):
 
     def _write(self, path: Path, identity: Mapping[str, object], wanted: Sequence[Architecture]) -> None:
         scores = {a.hash: self._scores[a.hash] for a in wanted if a.hash in self._scores}
-        atomic_write_text(path, json.dumps({**identity, "scores": scores}, indent=1) + "\n")
+        write_json(path, {**identity, "scores": scores})
 
     def _sample(self) -> list[Architecture]:
         """Return distinct random architectures, all of a space that has no more."""
@@ -260,7 +259,7 @@ class FilteredEvaluator(Evaluator):
 def _read(path: Path, identity: Mapping[str, object], proxies: Sequence[str]) -> dict[str, dict[str, float]]:
     """Return scores by architecture from a file of the same identity."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         different = [name for name, value in identity.items() if content[name] != value]
         scores = {key: {name: float(row[name]) for name in proxies} for key, row in content["scores"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

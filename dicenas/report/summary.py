@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from dicenas.architecture import Architecture
+from dicenas.files import read_json
 from dicenas.pareto import Direction, default_direction
 from dicenas.report.metrics import Metric, get_metric
 from dicenas.runs import RunFolder, TrialRecord
@@ -70,10 +70,7 @@ class RunSummary:
             raise ValueError(f"{run.config_path} is damaged: it names no objectives")
         environment = {}
         if run.environment_path.is_file():
-            try:
-                environment = json.loads(run.environment_path.read_text(encoding="utf-8"))
-            except ValueError as error:
-                raise ValueError(f"{run.environment_path} is damaged: {error}") from error
+            environment = read_json(run.environment_path)
         given = config["objectives"]
         objectives = dict(given) if isinstance(given, Mapping) else {name: default_direction(name) for name in given}
         return cls(run, config, environment, objectives, tuple(run.trials()), tuple(run.front(objectives)))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -14,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from dicenas.files import atomic_write_text, remove_unfinished
+from dicenas.files import atomic_write_text, read_json, remove_unfinished, write_json
 from dicenas.locks import LOCK, lock_folder
 
 __all__ = ["TrainFolder", "TrainResult"]
@@ -104,7 +103,7 @@ class TrainFolder:
             shutil.rmtree(unfinished)
         if not self.identity_path.is_file() and any(path.name != LOCK for path in self.path.iterdir()):
             raise FileExistsError(f"{self.path} is not empty and holds no training; choose another folder")
-        atomic_write_text(self.identity_path, json.dumps(identity, indent=2) + "\n")
+        write_json(self.identity_path, identity)
 
     def read_identity(self) -> dict[str, Any] | None:
         """Return what :meth:`claim` wrote, None where it wrote nothing.
@@ -112,7 +111,7 @@ class TrainFolder:
         Raises:
             ValueError: The file is damaged.
         """
-        return _read_json(self.identity_path)
+        return read_json(self.identity_path) if self.identity_path.is_file() else None
 
     def write_metrics(self, history: Sequence[Mapping[str, float]]) -> None:
         """Write the table of epochs."""
@@ -120,7 +119,7 @@ class TrainFolder:
 
     def write_result(self, metrics: Mapping[str, float]) -> None:
         """Write what the training came to."""
-        atomic_write_text(self.result_path, json.dumps(metrics, indent=2) + "\n")
+        write_json(self.result_path, metrics)
 
     def read_result(self) -> TrainResult | None:
         """Return what the training came to, None where it is not at its end.
@@ -128,8 +127,7 @@ class TrainFolder:
         Raises:
             ValueError: The file is damaged.
         """
-        metrics = _read_json(self.result_path)
-        return None if metrics is None else TrainResult(self.path, metrics)
+        return TrainResult(self.path, read_json(self.result_path)) if self.result_path.is_file() else None
 
     def write_confusion(self, confusion: Tensor, class_names: Sequence[str]) -> None:
         """Write the confusion matrix.
@@ -140,16 +138,6 @@ class TrainFolder:
         """
         rows = [[name, *row] for name, row in zip(class_names, confusion.tolist(), strict=True)]
         _write_csv(self.confusion_path, ["class", *class_names], rows)
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    if not path.is_file():
-        return None
-    try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
-    return content
 
 
 def _write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

@@ -172,9 +172,15 @@ def open_study_db(run: RunFolder) -> RDBStorage:
         storage.engine.dispose()
         new.replace(run.storage_path)
     try:
-        return open_storage(run.storage_url, patience_s=0)
+        storage = open_storage(run.storage_url, patience_s=0)
+        with storage.engine.connect() as connection:
+            # A file that was cut off opens, and fails much later, when somebody asks for what is missing.
+            found = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar()
+        if found != "ok":
+            raise StorageLostError(found)
     except (*STORAGE_ERRORS, StorageLostError) as error:
         raise ValueError(f"{run.storage_path} is damaged; bring back a copy, or remove the folder ({error})") from error
+    return storage
 
 
 def retrying(action: Callable[[], _Result], what: str, *, patience_s: float = _PATIENCE_S) -> _Result:

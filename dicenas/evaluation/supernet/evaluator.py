@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +19,7 @@ from dicenas.evaluation.supernet.checkpoint import data_digest
 from dicenas.evaluation.supernet.network import Supernet
 from dicenas.evaluation.supernet.train import SupernetConfig, check_suits, train_supernet
 from dicenas.evaluation.training import checked_device, evaluate
-from dicenas.files import atomic_write_text
+from dicenas.files import read_json, write_json
 from dicenas.space import SpaceSpec
 
 __all__ = ["SupernetEvaluator"]
@@ -98,13 +97,13 @@ class SupernetEvaluator(Evaluator):
         if (known := self._read(file)) is not None:
             return known
         metrics = evaluate(net, data, device=self._device)
-        atomic_write_text(file, json.dumps({"supernet": self._origin, "metrics": metrics}) + "\n")
+        write_json(file, {"supernet": self._origin, "metrics": metrics})
         return metrics
 
     def _read(self, file: Path) -> dict[str, float] | None:
         """Return the metrics in a file, ``None`` where they are not those of this supernet."""
         try:
-            content = json.loads(file.read_text(encoding="utf-8"))
+            content = read_json(file)
             if content["supernet"] == self._origin:
                 return {name: float(value) for name, value in content["metrics"].items()}
         except FileNotFoundError:
