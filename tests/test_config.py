@@ -242,6 +242,60 @@ def test_proxies_beside_an_evaluator() -> None:
     assert parse_config(config.to_dict()) == config
 
 
+def test_final_training(tmp_path: Path) -> None:
+    assert parse_config(given()).final is None
+    assert "final" not in parse_config(given()).to_dict()
+    for section, name, epochs in (
+        ({"recipe": "cifar"}, "best", 15),
+        ({"train": "top3", "recipe": {"name": "cifar", "epochs": 30}, "data": str(tmp_path)}, "top3", 30),
+        ({"train": 7, "recipe": {"epochs": 2, "batch": 8, "learning_rate": "1e-1", "amp": False}}, 7, 2),
+    ):
+        config = parse_config(given(final=section))
+        assert config.final is not None
+        assert (config.final.train, config.final.training.epochs) == (name, epochs)
+        assert parse_config(config.to_dict()) == config
+        assert parse_config(yaml.safe_load(config.to_yaml())) == config
+    # The last one as YAML 1.1 reads it.
+    assert (config.final.training.learning_rate, config.final.training.amp) == (0.1, "off")
+
+
+@pytest.mark.parametrize(
+    ("section", "complaints"),
+    [
+        ({}, ["final.recipe is missing"]),
+        ("top3", ["final = 'top3': expected a mapping", "final.recipe is missing"]),
+        *(
+            ({"train": train, "recipe": "short"}, [f"final.train = {train!r}: expected top1, top2, ..., best, or the"])
+            for train in ("top0", "top", "top-1", "top1.5", "worst", -1, True, 1.5, ["top3"])
+        ),
+        ({"recipe": "cifr"}, ["unknown recipe 'cifr'; did you mean 'cifar'?"]),
+        ({"recipe": 3}, ["final.recipe = 3: expected the name of a recipe, or a mapping of its fields"]),
+        ({"recipe": {"name": "cifar", "epoch": 3}}, ["a recipe has no 'epoch'; did you mean 'epochs'?"]),
+        ({"recipe": {"epochs": 3}}, ["the recipe has no batch and no learning_rate"]),
+        ({"recipe": {"name": "cifar", "epochs": 0, "flip": 3}}, ["epochs: 0, expected a whole number, 1 or more"]),
+        (
+            {"recipe": {"name": "cifar", "image_size": 64}},
+            ["expected no image_size: networks are trained at their own"],
+        ),
+        ({"recipe": "short", "data": "nowhere"}, ["final.data = 'nowhere': expected 'digits', or a folder of images"]),
+        ({"recipe": "short", "epochs": 3}, ["unknown key final.epochs"]),
+    ],
+)
+def test_mistakes_in_a_final_training(section: Any, complaints: list[str]) -> None:
+    found = problems(given(final=section))
+    assert len(found) == len(complaints)
+    assert all(complaint in problem for complaint, problem in zip(complaints, found, strict=True))
+
+
+def test_a_table_needs_data_for_a_final_training(tmp_path: Path) -> None:
+    replayed = {**tabular(tmp_path), "final": {"recipe": "short"}}
+    (problem,) = problems(replayed)
+    assert problem.startswith("final.data is missing: a table is replayed without images")
+    config = parse_config({**replayed, "final": {"recipe": "short", "data": "digits"}})
+    assert config.final is not None
+    assert config.final.data == "digits"
+
+
 def test_files_that_are_no_configuration(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     with pytest.raises(ConfigError, match="cannot be read"):

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from dicenas.config import values
 from dicenas.config.section import as_section, read_values
@@ -41,7 +41,7 @@ def _train(value: Any) -> str | int:
     if isinstance(value, str) and re.fullmatch("top[1-9][0-9]*", value):
         return value
     try:
-        return cast("str | int", values.trial(value))
+        return values.trial(value)
     except ValueError as error:
         raise ValueError(f"top1, top2, ..., {error}") from None
 
