@@ -101,7 +101,13 @@ def run(args: argparse.Namespace) -> int:
             raise ValueError(f"--weights is for networks without trained weights, and {source.name} has its own")
         if source.trial.state != "complete":
             raise ValueError(f"{source.name} is {source.trial.state} and has nothing to export: {source.trial.error}")
-        network = source.summary.run.load_network(source.trial.number)
+        run, number = source.summary.run, source.trial.number
+        if not run.weights_path(number).is_file():
+            raise FileNotFoundError(
+                f"{source.name} has no weights of its own, as its evaluation left none: train it (dicenas train), "
+                f"or export {run.trial_path(number) / 'architecture.json'} with fresh ones"
+            )
+        network = run.load_network(number)
         facts = {"metrics": source.trial.metrics, **_data_facts(source.summary.config)}
     elif args.weights is not None:
         network = read_network(args.weights, source.architecture)
@@ -113,11 +119,13 @@ def run(args: argparse.Namespace) -> int:
             "metrics": exported.metrics,
             "class_names": exported.class_names,
             "normalization": exported.normalization,
+            "trained": exported.trained,
         }
     elif _is_trial(folder := Path(args.source).resolve()):
         raise ValueError(f"{args.source} is a trial of a run: export {folder.parents[1]} with --trial {folder.name}")
     else:
         network = build(source.architecture)
+        facts = {"trained": False}
         print(f"{source.name} has no trained weights: fresh ones are exported", file=sys.stderr)
     print(f"writing {', '.join(formats)}, and verifying what was written", file=sys.stderr)
     try:

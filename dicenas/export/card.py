@@ -33,6 +33,7 @@ class CardFacts:
         any_size: Whether programs take images of any size.
         timm_variant: Name under which timm knows it.
         has_drawing: Whether the folder holds ``architecture.svg``.
+        trained: Whether its weights were trained.
     """
 
     architecture: Architecture
@@ -46,6 +47,7 @@ class CardFacts:
     any_size: bool
     timm_variant: str
     has_drawing: bool
+    trained: bool
 
 
 def model_card(facts: CardFacts) -> str:
@@ -57,6 +59,7 @@ def model_card(facts: CardFacts) -> str:
         f"# {network_title(architecture)}",
         f"Images `{shape}` to {architecture.num_classes} logits, {facts.dtype}"
         + (", normalisations folded into the convolutions." if facts.fold_bn else "."),
+        *([] if facts.trained else ["**The weights are fresh: this network has not been trained.**"]),
         *_architecture(facts),
         "## Metrics",
         _table(("metric", "value"), facts.metrics.items()),
@@ -152,8 +155,8 @@ def _verification(facts: CardFacts) -> list[str]:
     allowed = tolerance(facts.dtype, facts.fold_bn)
     sections = [
         "## Verification",
-        "Loaded in a fresh process without dicenas (but for the runtime of that name) and compared with the trained "
-        f"network; differences are relative to the largest logit. Allowed are {allowed:g}, or four times what rounding "
+        "Loaded in a fresh process without dicenas (but for the runtime of that name) and compared with the network "
+        f"itself; differences are relative to the largest logit. Allowed are {allowed:g}, or four times what rounding "
         "alone does to the network's logits, where that is more.",
         _table(
             ("runtime", "input", "difference", "allowed"),

@@ -6,7 +6,7 @@ import json
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,11 +15,12 @@ from torch import Tensor
 
 from dicenas.export.card import CardFacts, model_card
 from dicenas.export.folding import fold_weights
-from dicenas.export.formats import DTYPES, FORMATS, check_formats, tolerance
+from dicenas.export.formats import DTYPES, FORMATS, FRESH, check_formats, tolerance
 from dicenas.export.model_source import Normalization, network_source
 from dicenas.export.programs import program_of, standalone, write_onnx, write_pt2, write_torchscript
 from dicenas.export.timm_source import timm_config, timm_source, timm_variant
 from dicenas.export.verify import Check, Verification, takes_any_size, verify
+from dicenas.files import sync_folder, write_sums
 from dicenas.nets import Network, architecture_cost
 
 __all__ = ["ExportResult", "export_network"]
@@ -35,7 +36,8 @@ class ExportResult:
 
     Attributes:
         path: The folder.
-        files: The files in it: those of the formats, ``architecture.json``, ``metrics.json``, ``README.md``.
+        files: The files in it: those of the formats, ``architecture.json``, ``metrics.json``, ``README.md``, and
+            ``SHA256SUMS``, which ``sha256sum --check`` reads.
         verification: The comparisons with the trained network, all passed, and the latency of each runtime.
     """
 
@@ -61,6 +63,7 @@ def export_network(
     dtype: str = "float32",
     image_size: int | tuple[int, int] | None = None,
     drawing: str | None = None,
+    trained: bool = True,
     force: bool = False,
 ) -> ExportResult:
     """Write a trained network as files that need nothing of this package, and verify them.
@@ -72,7 +75,7 @@ def export_network(
     dicenas and compared with the network before the folder appears.
 
     Args:
-        network: The trained network, float32; it is not changed.
+        network: The network, float32; it is not changed.
         out_dir: The folder to write. It appears whole or not at all.
         formats: Keys of :data:`FORMATS`.
         metrics: What is known of the network, units in the names. ``macs`` (at the native size) and ``params`` are
@@ -85,6 +88,7 @@ def export_network(
         image_size: Size of the images that programs take where a network has DiCE units, and of those that verify it,
             an int or ``(H, W)``; by default the native one. A unit resizes the maps of other sizes.
         drawing: The architecture as an SVG image, for the model card.
+        trained: Whether its weights were trained; of fresh ones the model card says so, and those who read it back.
         force: Replace an exported network in ``out_dir``, once the new one is verified.
 
     Raises:
@@ -113,7 +117,7 @@ def export_network(
     weights = _weights(network, source.folded, DTYPES[dtype])
     with _new_folder(out_dir, force) as folder:
         (folder / FORMATS["py"]).write_text(source.text, encoding="utf-8")
-        _write_weights(weights, architecture.hash, folder / FORMATS["safetensors"])
+        _write_weights(weights, architecture.hash, trained, folder / FORMATS["safetensors"])
         if not _PROGRAMS.isdisjoint(formats):
             plain = network_source(network, dtype=DTYPES[dtype], fold_norms=fold_bn, kernels=False)
             example = torch.zeros(2, architecture.in_channels, *size, dtype=DTYPES[dtype])
@@ -148,6 +152,7 @@ def export_network(
             any_size=takes_any_size(network),
             timm_variant=timm_variant(network),
             has_drawing=drawing is not None,
+            trained=trained,
         )
         (folder / _CARD).write_text(model_card(facts), encoding="utf-8")
     files = sorted(path for path in out_dir.rglob("*") if path.is_file())
@@ -183,10 +188,11 @@ def _weights(network: Network, folded: Mapping[str, str], dtype: torch.dtype) ->
     }
 
 
-def _write_weights(weights: Mapping[str, Tensor], architecture_hash: str, path: Path) -> None:
+def _write_weights(weights: Mapping[str, Tensor], architecture_hash: str, trained: bool, path: Path) -> None:
     from safetensors.torch import save_file
 
-    save_file(dict(weights), path, metadata={"format": "pt", "architecture": architecture_hash})
+    fresh = {} if trained else FRESH
+    save_file(dict(weights), path, metadata={"format": "pt", "architecture": architecture_hash, **fresh})
 
 
 def _write_programs(
@@ -240,6 +246,7 @@ def _check_folder(out_dir: Path, force: bool) -> None:
 def _new_folder(out_dir: Path, force: bool) -> Iterator[Path]:
     """Give a folder beside ``out_dir`` that takes its place when all went well, and vanishes when not."""
     out_dir = out_dir.resolve()  # of a link, the folder that it leads to is replaced
+    made = [parent for parent in out_dir.parents if not parent.exists()]
     out_dir.parent.mkdir(parents=True, exist_ok=True)
     suffix = uuid.uuid4().hex[:8]
     folder = out_dir.with_name(f".{out_dir.name}.{suffix}")
@@ -247,10 +254,12 @@ def _new_folder(out_dir: Path, force: bool) -> Iterator[Path]:
     try:
         folder.mkdir()
         yield folder
+        write_sums(folder)
         _check_folder(out_dir, force)  # somebody may have been quicker
         if out_dir.exists():
             out_dir.rename(replaced)
         folder.rename(out_dir)
+        sync_folder(out_dir.parent)
     finally:
         # Whatever came between the two, Ctrl-C included, the old one goes back.
         if replaced.exists() and not out_dir.exists():
@@ -258,3 +267,6 @@ def _new_folder(out_dir: Path, force: bool) -> Iterator[Path]:
         for path in (folder, replaced):
             if path.exists():
                 shutil.rmtree(path)
+        for parent in made:
+            with suppress(OSError):  # there is something in it
+                parent.rmdir()

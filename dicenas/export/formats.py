@@ -9,7 +9,7 @@ import torch
 
 from dicenas.spelling import did_you_mean
 
-__all__ = ["DTYPES", "FORMATS", "TOLERANCES", "check_formats", "tolerance"]
+__all__ = ["DTYPES", "FORMATS", "FRESH", "TOLERANCES", "check_formats", "tolerance"]
 
 #: Formats by name, each with the file by which it is known in an exported folder.
 FORMATS = {
@@ -20,6 +20,8 @@ FORMATS = {
     "torchscript": "model.ts",
     "timm": "timm/timm_model.py",
 }
+#: What the metadata of ``model.safetensors`` says of weights that were not trained.
+FRESH = {"weights": "fresh"}
 #: Number types of an exported network.
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 #: Largest difference from the trained network's logits, relative to the largest of them: by number type, and for

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 
 from dicenas.architecture import Architecture
-from dicenas.export.formats import FORMATS
+from dicenas.export.formats import FORMATS, FRESH
 from dicenas.export.model_source import Normalization
+from dicenas.files import check_sum
 from dicenas.nets import Network, build
 
 __all__ = ["ExportedNetwork", "check_weights", "read_constants", "read_exported"]
@@ -27,12 +28,14 @@ class ExportedNetwork:
         metrics: What is known of it, units in the names.
         class_names: Names of the classes in the order of the logits, where ``model.py`` is there to name them.
         normalization: Mean and standard deviation of the input's channels, where ``model.py`` is there to say them.
+        trained: Whether its weights were trained.
     """
 
     network: Network
     metrics: dict[str, float | str]
     class_names: tuple[str, ...] | None
     normalization: Normalization | None
+    trained: bool
 
 
 def read_exported(folder: str | Path) -> ExportedNetwork:
@@ -46,37 +49,42 @@ def read_exported(folder: str | Path) -> ExportedNetwork:
         ValueError: A file is damaged, or the weights are not those of the architecture's layers, as where
             normalisations were folded into convolutions.
     """
-    from safetensors import SafetensorError
+    from safetensors import SafetensorError, safe_open
     from safetensors.torch import load_file
 
     folder = Path(folder)
     architecture = Architecture.load(folder / "architecture.json")
-    path = folder / FORMATS["safetensors"]
-    network = build(architecture)
+    path, metrics_path = folder / FORMATS["safetensors"], folder / "metrics.json"
+    check_sum(metrics_path)
     try:
         check_weights(path, architecture)
+        network = build(architecture)
         network.load_state_dict(load_file(path))
+        with safe_open(path, "pt") as file:
+            trained = not FRESH.items() <= (file.metadata() or {}).items()
     except (SafetensorError, RuntimeError) as error:
         raise ValueError(f"{path} does not hold the weights of its architecture: {error}") from error
     told = read_constants(folder / FORMATS["py"])
     names = told.get("CLASS_NAMES")
     return ExportedNetwork(
         network,
-        json.loads((folder / "metrics.json").read_text(encoding="utf-8")),
+        json.loads(metrics_path.read_text(encoding="utf-8")),
         None if names is None else tuple(names),
         (told["MEAN"], told["STD"]) if {"MEAN", "STD"} <= told.keys() else None,
+        trained,
     )
 
 
 def check_weights(path: Path, architecture: Architecture) -> None:
-    """Check that a file of weights has those of an architecture's layers, by their names.
+    """Check that a file of weights is whole, and has those of an architecture's layers, by their names.
 
     Raises:
         OSError: There is no such file.
-        ValueError: It has others.
+        ValueError: It is damaged, or has others.
     """
     from safetensors import safe_open
 
+    check_sum(path)
     with torch.device("meta"):
         expected = build(architecture).state_dict().keys()
     with safe_open(path, "pt") as file:
@@ -90,9 +98,14 @@ def check_weights(path: Path, architecture: Architecture) -> None:
 
 
 def read_constants(path: Path) -> dict[str, Any]:
-    """Return ``MEAN``, ``STD`` and ``CLASS_NAMES`` of an exported ``model.py``, those that it has."""
+    """Return ``MEAN``, ``STD`` and ``CLASS_NAMES`` of an exported ``model.py``, those that it has.
+
+    Raises:
+        ValueError: The file is damaged.
+    """
     if not path.is_file():
         return {}
+    check_sum(path)
     found: dict[str, Any] = {}
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         match node:

@@ -35,9 +35,10 @@ def specialize(
     _shorten_docstrings(node)
     if isinstance(node, ast.ClassDef):
         for method in node.body:
-            if isinstance(method, ast.FunctionDef) and method.name == "__init__" and own is not None:
+            if isinstance(method, ast.FunctionDef) and method.name in ("__init__", "forward"):
                 method.body = [statement for statement in method.body if not _is_check(statement)]
-                _fix_parameters(method, own)
+                if method.name == "__init__" and own is not None:
+                    _fix_parameters(method, own)
     rewritten: ast.stmt = _Rewriter(names, specializations, own or Specialization(inspect.Signature())).visit(node)
     if isinstance(rewritten, ast.ClassDef):
         _remove_identities(rewritten)

@@ -36,6 +36,7 @@ def test_an_architecture_file_is_built_afresh(tmp_path: Path, capsys: pytest.Cap
     assert main(["export", str(file), "--out", str(out), "--formats", "py"]) == 0
     assert "no trained weights" in capsys.readouterr().err
     assert not (out / "model.safetensors").exists()
+    assert "this network has not been trained" in (out / "README.md").read_text(encoding="utf-8")
     # What was exported is itself a source.
     assert main(["profile", str(out)]) == 0
 
@@ -122,6 +123,7 @@ def test_an_existing_folder_needs_force(
         (["RUN", "--trial", "worst"], "'worst' is neither 'best' nor the number of a trial"),
         (["TRIAL"], "with --trial 1"),
         (["FOLDED"], "is to be exported once more without that"),
+        (["RUN", "--trial", "0"], "trials/0/architecture.json with fresh ones"),
         (["RUN", "--trial", "3"], "is failed and has nothing to export: out of memory"),
         (["NEWER"], "newer.json: architecture has schema version 99, this dicenas reads 1"),
         (["RUN", "--formats", "py,onx"], "unknown format 'onx'"),
@@ -154,6 +156,7 @@ def test_bad_input_writes_nothing(
     folded.mkdir()
     net_architecture("dicenet_010").save(folded / "architecture.json")
     save_file({"stem.conv.bias": torch.zeros(8)}, folded / "model.safetensors")
+    run.weights_path(0).unlink()  # as of an evaluation that leaves none
     paths = {"RUN": str(run.path), "CHECKPOINT": str(checkpoint), "NEWER": str(newer)}
     paths |= {"TRIAL": str(run.trial_path(1)), "FOLDED": str(folded)}
     source, *rest = [paths.get(argument, argument) for argument in arguments]

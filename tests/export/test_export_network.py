@@ -22,6 +22,7 @@ from dicenas.export import (
     check_process,
     export_network,
     folder,
+    read_exported,
     verify,
 )
 from dicenas.export.model_source import NetworkSource, network_source
@@ -43,6 +44,7 @@ def unverified(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folder, "verify", lambda *args, **kwargs: Verification())
 
 
+@pytest.mark.usefixtures("fresh_process")
 def test_export(network: Network, tmp_path: Path) -> None:
     network.train()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
@@ -56,7 +58,7 @@ def test_export(network: Network, tmp_path: Path) -> None:
     )
     assert result.path == out
     assert names(out.parent) == ["export"]
-    expected = ["README.md", "architecture.json", "metrics.json", "model.py", "model.safetensors"]
+    expected = ["README.md", "SHA256SUMS", "architecture.json", "metrics.json", "model.py", "model.safetensors"]
     assert [path.name for path in result.files] == names(out) == expected
     # One with torch alone, one with the kernels; two batch sizes and another image size each.
     assert [(check.runtime, check.input_shape) for check in result.checks] == [
@@ -105,6 +107,7 @@ def test_network_without_dice_is_checked_with_torch_alone(trained: Any, tmp_path
     assert "WEIGHTS" not in (tmp_path / "net" / "model.py").read_text()
 
 
+@pytest.mark.usefixtures("fresh_process")
 def test_fresh_process_has_neither_dicenas_nor_search_libraries(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -133,15 +136,15 @@ def test_fresh_process_has_neither_dicenas_nor_search_libraries(
 def test_tampered_weights_leave_nothing(network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write = folder._write_weights
 
-    def write_tampered(weights: dict[str, Tensor], architecture_hash: str, path: Path) -> None:
-        write(weights, architecture_hash, path)
+    def write_tampered(weights: dict[str, Tensor], architecture_hash: str, trained: bool, path: Path) -> None:
+        write(weights, architecture_hash, trained, path)
         tampered = load_file(path)
         tampered["head.classifier.weight"] *= 1.001
         save_file(tampered, path)
 
     monkeypatch.setattr(folder, "_write_weights", write_tampered)
     with pytest.raises(ExportVerificationError, match=r"weights differ.*\['head.classifier.weight'\]"):
-        export_network(network, tmp_path / "net")
+        export_network(network, tmp_path / "made" / "for" / "net")
     assert names(tmp_path) == []
 
 
@@ -200,8 +203,17 @@ def test_existing_folder(network: Network, tmp_path: Path) -> None:
     assert (out / "note.txt").is_file()
     export_network(network, out, ("safetensors",), metrics={"accuracy": 0.2}, force=True)
     assert names(tmp_path) == ["net"]
-    assert names(out) == ["README.md", "architecture.json", "metrics.json", "model.safetensors"]
+    assert names(out) == ["README.md", "SHA256SUMS", "architecture.json", "metrics.json", "model.safetensors"]
     assert json.loads((out / "metrics.json").read_text())["accuracy"] == 0.2
+
+
+@pytest.mark.usefixtures("unverified")
+@pytest.mark.parametrize("as_trained", [True, False])
+def test_fresh_weights_are_said_to_be_fresh(as_trained: bool, network: Network, tmp_path: Path) -> None:
+    result = export_network(network, tmp_path / "net", trained=as_trained)
+    card = (result.path / "README.md").read_text(encoding="utf-8")
+    assert ("weights are fresh" in card) is not as_trained
+    assert read_exported(result.path).trained is as_trained
 
 
 @pytest.mark.usefixtures("unverified")
