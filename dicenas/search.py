@@ -76,6 +76,7 @@ def search(
     sampler: str = "nsga2",
     seed: int = 0,
     first: Sequence[Architecture | str] = (),
+    first_suggestions: int = 0,
     rungs: Sequence[int] = (),
     reduction_factor: int = 3,
     latency: LatencyConfig | Callable[[Architecture], float] | None = None,
@@ -107,6 +108,8 @@ def search(
         sampler: One of :data:`dicenas.strategies.SAMPLERS`.
         seed: Seed of the sampler and of the initial weights.
         first: Architectures that are evaluated first: points of the space, or names of published networks.
+        first_suggestions: How many of the suggestions of an :class:`~dicenas.evaluation.Evaluator` are evaluated
+            after these.
         rungs: Steps at which only one of ``reduction_factor`` trials goes on (successive halving); ``evaluate`` must
             report the objectives there, and let pass what ``report`` raises. What was reported last becomes the
             result of a trial that ends at a rung.
@@ -143,6 +146,7 @@ def search(
         sampler,
         seed,
         _first(spec, first),
+        first_suggestions,
         _rungs(rungs, reduction_factor),
     )
     run = RunFolder(Path(out) / name)
@@ -235,7 +239,7 @@ def run_search(
     final = _final(config, run, session.objectives)
     if final is not None:
         space = config.space_spec(None if data is None else data.num_classes)
-        final.check(space, config.search.trials)
+        final.check(space)
     result = SearchResult(run, session.objectives, session.run(config.to_dict(), config.search.trials))
     if not result.front:
         logger.warning("no trial of %s is complete: there is nothing to export", run.path)
@@ -313,9 +317,7 @@ def _session(
     config: SearchConfig, data: Data | None, run: RunFolder, workers: Workers, device: str
 ) -> tuple[Session, Evaluator]:
     space = config.space_spec(None if data is None else data.num_classes)
-    evaluate = make_evaluator(
-        config.evaluator, space, data, device, run=run, proxy=config.proxy, first=config.search.first_from_proxy
-    )
+    evaluate = make_evaluator(config.evaluator, space, data, device, run=run, proxy=config.proxy)
     task = Task(
         space,
         evaluate,
@@ -325,6 +327,7 @@ def _session(
         config.search.sampler,
         config.search.seed,
         _first(space, config.search.first),
+        config.search.first_from_proxy,
         _rungs(config.limits.rungs, config.limits.reduction_factor),
         {} if data is None else _found(data),
     )

@@ -13,6 +13,7 @@ from dicenas.strategies.index import ProposalCounts
 from dicenas.strategies.named import named_architecture
 from dicenas.strategies.objectives import parse_objectives
 from dicenas.strategies.predictor import PredictorSampler
+from dicenas.strategies.promising import most_promising_first
 from dicenas.strategies.rungs import SuccessiveHalving
 from dicenas.strategies.samplers import SAMPLERS, make_sampler
 from dicenas.strategies.spaces import SpaceExhaustedError
@@ -38,6 +39,7 @@ __all__ = [
     "check_feasible",
     "default_costs",
     "make_sampler",
+    "most_promising_first",
     "named_architecture",
     "parse_objectives",
 ]

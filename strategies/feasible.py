@@ -36,6 +36,7 @@ class CostBook:
         constraints: Upper bounds by name of cost.
 
     Attributes:
+        functions: The functions.
         known: Costs by hash of architecture.
         constraints: Upper bounds by name of cost.
         slow: Number of constraints on costs that take long to compute.
@@ -44,7 +45,7 @@ class CostBook:
     def __init__(self, functions: Mapping[str, CostFunction], constraints: Mapping[str, float]) -> None:
         self.known: dict[str, dict[str, float]] = {}
         self.slow = sum(name not in CLOSED_FORMS for name in constraints)
-        self._functions = functions
+        self.functions = functions
         self.constraints = constraints
         self._bounded = ordered(constraints)
         self._free = ordered(name for name in functions if name not in constraints)
@@ -99,7 +100,7 @@ class CostBook:
 
     def _compute(self, name: str, architecture: Architecture) -> float:
         try:
-            value = float(self._functions[name](architecture))
+            value = float(self.functions[name](architecture))
             if not math.isfinite(value):
                 raise ValueError(f"the value is {value}")
         except Exception as error:  # measuring runs foreign code, and one failure must not end a search

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from random import Random
 from typing import Any, Literal
 
@@ -140,6 +141,27 @@ class ArchitectureSpace(SearchedSpace):
             bound = self._book.constraints[violated]
             raise PassedOverError("infeasible", f"{violated} is {costs[violated]:,.10g}, above the bound {bound:,.10g}")
         return self._proposal(proposal.number, proposal.sample, proposal.architecture, costs)
+
+    def within_closed_forms(self, architectures: Iterable[Architecture]) -> list[Architecture]:
+        """Return those architectures that meet the bounds on costs that follow from closed forms."""
+        given = list(architectures)
+        met = self.closed_forms.met(self.closed_forms.vectorized.encode(given)) if given else ()
+        return list(itertools.compress(given, met))
+
+    def knows(self, cost: str) -> bool:
+        """Return whether there is a cost of this name."""
+        return cost in self._book.functions
+
+    def costs(self, name: str, architectures: Iterable[Architecture]) -> dict[Architecture, float]:
+        """Return one cost of several architectures, infinite where it could not be determined."""
+
+        def cost(architecture: Architecture) -> float:
+            try:
+                return self._book.cost(name, architecture)
+            except CostError:
+                return math.inf
+
+        return {architecture: cost(architecture) for architecture in architectures}
 
     def know(self, digest: str, costs: Mapping[str, float]) -> None:
         """Take up costs that were computed in an earlier session."""

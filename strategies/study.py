@@ -23,6 +23,7 @@ from dicenas.strategies.costs import CLOSED_FORMS, CostFunction, bounded_costs
 from dicenas.strategies.feasible import CostBook
 from dicenas.strategies.index import HASH, ProposalCounts, TrialIndex
 from dicenas.strategies.objectives import parse_objectives
+from dicenas.strategies.promising import most_promising_first
 from dicenas.strategies.proposing import Proposer
 from dicenas.strategies.samplers import check_sampler, session_seed
 from dicenas.strategies.spaces import (
@@ -238,6 +239,42 @@ class ArchitectureStudy:
             ValueError: It is not a point of the space, or breaks a constraint; the message says in what.
         """
         return self._proposer.enqueue(architecture)
+
+    def enqueue_promising(self, scores: Mapping[Architecture, float], count: int) -> list[Architecture]:
+        """Have the most promising of many architectures evaluated before anything that the sampler proposes.
+
+        Which these are is told by the scores and by those objectives that are quickly told; MACs stand in for one that
+        is a cost and takes longer. Architectures that break a constraint are passed over.
+
+        Args:
+            scores: Points of the space, with a score that promises accuracy; more is better.
+            count: How many are wanted; those that were evaluated, or are enqueued, count.
+
+        Returns:
+            These architectures, fewer where no more meet the constraints.
+
+        Raises:
+            ValueError: The space has no architectures.
+        """
+        if not isinstance(self._searched, ArchitectureSpace):
+            raise ValueError("only a study over a SpaceSpec takes architectures")
+        within = {architecture: scores[architecture] for architecture in self._searched.within_closed_forms(scores)}
+        costs = []
+        for index, (name, direction) in enumerate(self.objectives.items()):
+            if index in self._objective_costs or self._searched.knows(name):
+                told = self._searched.costs(name if index in self._objective_costs else "macs", within)
+                costs.append(told if direction == "minimize" else {key: -cost for key, cost in told.items()})
+        found: list[Architecture] = []
+        for architecture in most_promising_first(within, costs):
+            if len(found) == count:
+                break
+            try:
+                self.enqueue(architecture)
+            except ValueError as reason:
+                _logger.info("promising, but passed over: %s", reason)
+            else:
+                found.append(architecture)
+        return found
 
     def ask(self) -> Proposal:
         """Return an architecture to evaluate: new, and within the constraints.

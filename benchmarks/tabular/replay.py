@@ -16,9 +16,15 @@ from scipy.stats import kendalltau
 from dicenas import Architecture
 from dicenas.evaluation import StopEvaluation
 from dicenas.evaluation.tabular import TabularEvaluator, TrainingTable
-from dicenas.pareto import Direction, hypervolume, pareto_front
+from dicenas.pareto import Direction, hypervolume
 from dicenas.space import SpaceSpec
-from dicenas.strategies import SAMPLERS, ArchitectureStudy, SpaceExhaustedError, SuccessiveHalving
+from dicenas.strategies import (
+    SAMPLERS,
+    ArchitectureStudy,
+    SpaceExhaustedError,
+    SuccessiveHalving,
+    most_promising_first,
+)
 
 from .scores import Score
 from .table import group
@@ -127,20 +133,10 @@ class Benchmark:
         points = [{"accuracy": self.test_accuracy[key], "latency_ms": self.latency_ms[key]} for key in keys]
         return hypervolume(points, OBJECTIVES, self.reference)
 
-    def ranks(self, score: str) -> dict[str, float]:
-        """Return the share of architectures that stand before each by a score and latency, front by front.
-
-        Within a front the higher score stands first.
-        """
-        left = sorted(self.architectures)
-        ranks: dict[str, float] = {}
-        while left:
-            points = [{"accuracy": self.scores[score].values[k], "latency_ms": self.latency_ms[k]} for k in left]
-            front = [left[i] for i in pareto_front(points, OBJECTIVES)]
-            for key in front:
-                ranks[key] = len(ranks) / len(self.architectures)
-            left = [key for key in left if key not in ranks]
-        return ranks
+    def by(self, score: str) -> list[Architecture]:
+        """Return the architectures in the order in which a score and the latencies make them worth training."""
+        scores = {a: self.scores[score].values[key] for key, a in self.architectures.items()}
+        return most_promising_first(scores, [{a: self.latency_ms[a.hash] for a in scores}])
 
 
 @dataclass(frozen=True)
@@ -231,28 +227,22 @@ def replay(benchmark: Benchmark, method: Method, seed: int, budget: int) -> list
 def _proposals(
     benchmark: Benchmark, method: Method, seed: int
 ) -> Iterator[tuple[Architecture, Callable[[float], object]]]:
-    ranks = benchmark.ranks(method.score) if method.score else {}
-    by_rank = sorted(ranks, key=ranks.__getitem__)
+    order = benchmark.by(method.score) if method.score else []
     if method.sampler is None:
-        for key in by_rank:
-            yield benchmark.architectures[key], lambda accuracy: None
+        for architecture in order:
+            yield architecture, lambda accuracy: None
         return
     costs = {"latency_ms": lambda a: benchmark.latency_ms[a.hash]}
     bounds = {"macs": MAX_MACS}
     if method.keep < 1:
-        costs["rank"] = lambda a: ranks.get(a.hash, 1.0)
-        bounds["rank"] = method.keep
+        kept = set(order[: round(method.keep * len(order))])
+        costs["passed_over"] = lambda a: float(a not in kept)
+        bounds["passed_over"] = 0.0
     study = ArchitectureStudy(
-        benchmark.space,
-        method.sampler,
-        OBJECTIVES,
-        constraints=bounds,
-        costs=costs,
-        cheap_costs=costs,
-        seed=seed,
+        benchmark.space, method.sampler, OBJECTIVES, constraints=bounds, costs=costs, cheap_costs=costs, seed=seed
     )
-    for key in by_rank[: method.first]:
-        study.enqueue(benchmark.architectures[key])
+    for architecture in order[: method.first]:
+        study.enqueue(architecture)
     while True:
         try:
             proposal = study.ask()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import ClassVar, TypeAlias
 
@@ -48,9 +48,12 @@ class Evaluator(ABC):
         return {}
 
     @property
-    def suggestions(self) -> Sequence[Architecture]:
-        """Architectures that are worth evaluating first, known once the evaluator is prepared."""
-        return ()
+    def suggestions(self) -> Mapping[Architecture, float]:
+        """Architectures that may be worth evaluating first, with a score that promises accuracy; more is better.
+
+        Known once the evaluator is prepared.
+        """
+        return {}
 
     def prepare(self, folder: Path) -> None:  # noqa: B027, most evaluators have nothing to prepare
         """Do what is done once, before the first trial of a run; called again, go on where it stopped.

@@ -30,7 +30,6 @@ def make_evaluator(
     *,
     run: RunFolder | None = None,
     proxy: ProxyConfig | None = None,
-    first: int = 0,
 ) -> Evaluator:
     """Return the evaluator that a configuration describes.
 
@@ -41,7 +40,6 @@ def make_evaluator(
         device: Where networks are evaluated.
         run: Folder of the run, where finished networks are found whose weights others inherit.
         proxy: Proxies that score architectures before they are evaluated; none by default.
-        first: Number of architectures that the evaluator is to suggest, by these proxies.
 
     Raises:
         ValueError: The configuration needs something that is not given, or a table is of another space.
@@ -62,6 +60,4 @@ def make_evaluator(
         if config.inherit and run is None:
             raise ValueError("inherit: weights are inherited from the networks of a run, but no run folder is given")
         evaluator = TrainEvaluator(data, config, device, parents=run if config.inherit else None)
-    return (
-        evaluator if proxy is None else FilteredEvaluator(evaluator, ProxyEvaluator(space, data, proxy, device), first)
-    )
+    return evaluator if proxy is None else FilteredEvaluator(evaluator, ProxyEvaluator(space, data, proxy, device))

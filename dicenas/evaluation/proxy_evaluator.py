@@ -121,9 +121,10 @@ class ProxyEvaluator(Evaluator):
         """``proxy_rank``, 0 to 1: 0 where no network of the reference sample has a higher ``proxy_score``."""
         return {"proxy_rank": self._proxy_rank}
 
-    def best(self, count: int) -> list[Architecture]:
-        """Return the networks of the reference sample with the highest ``proxy_score``, best first."""
-        return list(self._sampled().architectures[:count])
+    @property
+    def sample_scores(self) -> Mapping[Architecture, float]:
+        """The ``proxy_score`` of each network of the reference sample, best first."""
+        return self._sampled().scores
 
     def __call__(self, architecture: Architecture, net: nn.Module | None, report: Report) -> Mapping[str, float]:
         """Score an architecture.
@@ -225,20 +226,18 @@ class ProxyEvaluator(Evaluator):
 class FilteredEvaluator(Evaluator):
     """An evaluator that trains, with proxies beside it that say before training what is worth it.
 
-    Its ``costs`` are those of both, with ``proxy_rank`` among them.
+    Its ``costs`` are those of both, with ``proxy_rank`` among them; its ``suggestions`` are the reference sample.
 
     Args:
         evaluator: What evaluates architectures.
         proxies: What scores them before.
-        first: Number of architectures that ``suggestions`` holds.
     """
 
     trains_network = True
 
-    def __init__(self, evaluator: Evaluator, proxies: ProxyEvaluator, first: int = 0) -> None:
+    def __init__(self, evaluator: Evaluator, proxies: ProxyEvaluator) -> None:
         self._evaluator = evaluator
         self._proxies = proxies
-        self._first = first
 
     def prepare(self, folder: Path) -> None:
         self._proxies.prepare(folder / "proxy")
@@ -249,8 +248,8 @@ class FilteredEvaluator(Evaluator):
         return {**self._evaluator.costs, **self._proxies.costs}
 
     @property
-    def suggestions(self) -> Sequence[Architecture]:
-        return self._proxies.best(self._first) if self._first else ()
+    def suggestions(self) -> Mapping[Architecture, float]:
+        return self._proxies.sample_scores
 
     def __call__(self, architecture: Architecture, net: nn.Module, report: Report) -> Mapping[str, float]:
         return self._evaluator(architecture, net, report)

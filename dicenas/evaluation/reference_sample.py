@@ -20,7 +20,7 @@ class ReferenceSample:
         proxies: Names of the proxies.
 
     Attributes:
-        architectures: The sample, the highest mean rank first.
+        scores: Mean rank of each network, the highest first.
 
     Raises:
         ValueError: A proxy has the same value for all of them.
@@ -31,7 +31,7 @@ class ReferenceSample:
     ) -> None:
         self._ranks = {name: Rank(name, [score[name] for score in scores]) for name in proxies}
         ranked = sorted(zip(map(self.score, scores), architectures, strict=True), key=lambda pair: -pair[0])
-        self.architectures = [architecture for _, architecture in ranked]
+        self.scores = {architecture: score for score, architecture in ranked}
         self._ascending = sorted(score for score, _ in ranked)
 
     def score(self, scores: Mapping[str, float]) -> float:

@@ -57,6 +57,7 @@ class Task:
         sampler: Name of the sampler.
         seed: Seed of the sampler and of the initial weights.
         first: Architectures that are evaluated first.
+        first_suggestions: How many of the evaluator's suggestions are evaluated after these.
         rungs: Makes the rungs, for directions of the objectives; ``None`` where every trial goes to its end.
         data_found: What the data of the search is like; it may not change from one session, or worker, to another.
     """
@@ -69,6 +70,7 @@ class Task:
     sampler: str
     seed: int
     first: Sequence[Architecture] = ()
+    first_suggestions: int = 0
     rungs: Callable[[Mapping[str, Direction]], Rungs] | None = None
     data_found: Mapping[str, Any] = field(default_factory=dict)
 
@@ -284,12 +286,9 @@ class Session:
                 folder = self.run_folder.path / "evaluator"
                 with _one_at_a_time(folder):
                     evaluate.prepare(folder)
-            with _one_at_a_time(self.run_folder.path):
-                for architecture in evaluate.suggestions:
-                    try:
-                        shared.study.enqueue(architecture)
-                    except ValueError as reason:  # it breaks a bound
-                        logger.info("suggested, but passed over: %s", reason)
+            if self._task.first_suggestions:
+                with _one_at_a_time(self.run_folder.path):
+                    shared.study.enqueue_promising(evaluate.suggestions, self._task.first_suggestions)
         if "latency_ms" in self._arguments["costs"] and not self._latency.ready:
             with _one_at_a_time(self.run_folder.path):
                 self._latency(next(self._task.space.enumerate()))  # builds the table, or finds that of another worker

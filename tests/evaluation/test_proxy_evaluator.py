@@ -25,6 +25,7 @@ from dicenas.evaluation import (
     proxy_evaluator,
 )
 from dicenas.evaluation.reference_sample import Rank
+from dicenas.files import CHECKSUM
 from dicenas.nets import build
 from dicenas.space import SpaceSpec
 
@@ -57,7 +58,7 @@ def scored(evaluator: ProxyEvaluator, count: int = 3) -> list[dict[str, float]]:
 def test_scores_and_ranks(data: Data, tmp_path: Path) -> None:
     evaluator = ProxyEvaluator(SPACE, data, CONFIG)
     evaluator.prepare(tmp_path)
-    best = evaluator.best(6)
+    best = list(evaluator.sample_scores)[:6]
     assert len(set(best)) == 6
     metrics = [evaluator(architecture, None, ignore) for architecture in best]
     assert all(set(found) == {"naswot", "params", "proxy_score"} for found in metrics)
@@ -101,7 +102,7 @@ def test_an_interrupted_sample_is_gone_on_with(data: Data, tmp_path: Path, monke
     again = ProxyEvaluator(SPACE, data, CONFIG)
     again.prepare(tmp_path / "run")
     assert count == 13
-    assert again.best(6) == whole.best(6)
+    assert again.sample_scores == whole.sample_scores
     # Without a folder the sample is scored when it is needed first.
     assert scored(ProxyEvaluator(SPACE, data, CONFIG)) == scored(whole)
 
@@ -113,6 +114,7 @@ def test_files_of_other_samples(data: Data, tmp_path: Path) -> None:
         ProxyEvaluator(SPACE, data, other).prepare(tmp_path)
     path = tmp_path / "proxies.json"
     content = json.loads(path.read_text(encoding="utf-8"))
+    del content[CHECKSUM]
     for spoilt in ("{", json.dumps({**content, "scores": {"x": {}}}), json.dumps([])):
         path.write_text(spoilt, encoding="utf-8")
         with pytest.raises(ValueError, match=r"proxies.json is damaged .* remove it"):
@@ -152,12 +154,12 @@ def test_wrong_arguments(data: Data) -> None:
 def test_proxies_beside_an_evaluator(data: Data, tmp_path: Path) -> None:
     proxies = ProxyEvaluator(SPACE, data, CONFIG)
     config = TrainConfig(epochs=1, batch=20)
-    evaluator = FilteredEvaluator(TrainEvaluator(data, config), proxies, first=2)
+    evaluator = FilteredEvaluator(TrainEvaluator(data, config), proxies)
     evaluator.prepare(tmp_path)
     assert (tmp_path / "proxy" / "proxies.json").is_file()
-    assert list(evaluator.suggestions) == proxies.best(2)
-    assert list(FilteredEvaluator(TrainEvaluator(data, config), proxies).suggestions) == []
-    assert evaluator.costs["proxy_rank"](proxies.best(1)[0]) == 0
+    assert evaluator.suggestions == proxies.sample_scores
+    assert len(evaluator.suggestions) == CONFIG.sample
+    assert evaluator.costs["proxy_rank"](next(iter(proxies.sample_scores))) == 0
     architecture = SPACE.random(Random(1))
     metrics = []
     for train in (evaluator, TrainEvaluator(data, config)):
@@ -196,6 +198,6 @@ def test_ranks_by_hand() -> None:
 
 def test_all_of_a_small_space_is_the_sample(data: Data) -> None:
     small = SpaceSpec("shufflenetv2", ("separable_k3",), (0.1, 0.2), ((1,), (1,), (1,)), ("small",), (8,), 10)
-    best = ProxyEvaluator(small, data, ProxyConfig(("params",))).best(5)
+    best = list(ProxyEvaluator(small, data, ProxyConfig(("params",))).sample_scores)[:5]
     expected: list[Architecture] = sorted(small.enumerate(), key=lambda a: -small.cost(a).params)
     assert best == expected
