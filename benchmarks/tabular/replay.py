@@ -168,8 +168,7 @@ def methods(benchmark: Benchmark) -> dict[str, Method]:
     for score in sorted(benchmark.scores):
         found[f"by {score}"] = Method(None, score=score)
         found[f"random, half by {score}"] = Method("random", score=score, keep=0.5)
-        for sampler in ("evolution", "predictor"):
-            found[f"{sampler}, first by {score}"] = Method(sampler, score=score, first=16)
+        found[f"predictor, first by {score}"] = Method("predictor", score=score, first=16)
     return found
 
 

@@ -31,6 +31,8 @@ logger = logging.getLogger(__name__)
 SUPERNET = SupernetConfig(epochs=30, batch=50, learning_rate=0.03, threads=1)
 
 _SCHEMA_VERSION = 1
+#: Networks that a step of a supernet's training passes its batch through.
+_NETWORKS_A_STEP = {"uniform": 1, "sandwich": 4}
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,8 @@ class Score:
 
     Attributes:
         values: The score of each architecture, by its hash.
-        epochs: Trained epochs that all scores together cost, 0 for those of untrained networks.
+        epochs: Trained epochs that all scores together cost, 0 for those of untrained networks. An epoch of a supernet
+            is one of a network; by the sandwich rule it is four.
         seconds: Processor time that all scores together took.
         origin: Date, versions and settings.
     """
@@ -106,7 +109,8 @@ def run_supernet(path: Path, folder: Path | None = None, config: SupernetConfig 
             torch.manual_seed(0)
             metrics = evaluator(architecture, build(architecture), lambda step, metrics: None)
             values[architecture.hash] = metrics["accuracy"]
-    score = Score(values, config.epochs, round(time.process_time() - started, 1), _about(asdict(config)))
+    epochs = config.epochs * _NETWORKS_A_STEP[config.sampling]
+    score = Score(values, epochs, round(time.process_time() - started, 1), _about(asdict(config)))
     add(path, {f"supernet ({config.sampling})": score})
     return 0
 
