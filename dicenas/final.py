@@ -6,12 +6,14 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
+from typing import Any
 
 from tqdm import tqdm
 
 from dicenas.config import FinalConfig
 from dicenas.evaluation import DataConfig, TrainingDiverged
 from dicenas.pareto import Direction
+from dicenas.run_session import differences
 from dicenas.runs import RunFolder, TrialRecord
 from dicenas.space import SpaceSpec
 from dicenas.training import TrainFolder, TrainResult, check_training, finished_training, train
@@ -81,38 +83,37 @@ class FinalTraining:
         self._threads = threads
         self._recipe = config.training
 
-    def check(self, space: SpaceSpec, trials: int) -> None:
-        """Check, before a search begins, that its networks could be trained so; what is there has to be of this recipe.
+    def check(self, space: SpaceSpec) -> None:
+        """Check, before a search begins, that its networks could be trained, and that what is there was trained so.
 
         Args:
             space: The space that is searched.
-            trials: Trials of the whole search.
 
         Raises:
-            ValueError: They could not, or the recipe is another one; the message says why.
+            ValueError: They could not, or were trained otherwise; the message says why.
         """
-        for final in read_final_trials(self._run):
-            there = (final.folder.read_identity() or {}).get("recipe", {})
-            asked = self._recipe.to_dict()
-            if differing := [
-                f"{k} {there.get(k)!r} there, {asked[k]!r} now" for k in asked if there.get(k) != asked[k]
-            ]:
-                raise ValueError(
-                    f"{final.folder.path} was trained with another recipe ({'; '.join(differing)}); set final.recipe "
-                    "as it was, or remove the folder to train anew"
-                )
-        if len(self._run.trial_numbers()) >= trials and all(map(self._finished, self._chosen())):
-            return
+        found: dict[tuple[int, int], dict[str, Any]] = {}
         probe = space.random(Random(0))
         for size in space.resolutions:
+            architecture = probe.replace(image_size=size)
             try:
-                data = check_training(probe.replace(image_size=size), self._data, self._recipe)
+                data = check_training(architecture, self._data, self._recipe)
             except ValueError as error:
                 raise ValueError(f"final: {error}") from error
             if data.num_classes != space.num_classes:
                 raise ValueError(
                     f"final.data has {data.num_classes} classes, but the networks of the search tell "
                     f"{space.num_classes} apart; dicenas train fits a network to other data"
+                )
+            found[architecture.image_size] = data.identity
+        for final in read_final_trials(self._run):
+            there = final.folder.read_identity() or {}
+            now = {"recipe": self._recipe.to_dict(), "data": found.get(final.trial.architecture.image_size)}
+            lines = differences({key: there.get(key) for key in now}, now)
+            if lines:
+                raise ValueError(
+                    f"{final.folder.path} was trained otherwise; set `final` as it was, or remove the folder to train "
+                    "anew:\n" + "\n".join(lines)
                 )
 
     def run(self, on_trained: Callable[[], object]) -> list[FinalTrial]:

@@ -8,7 +8,7 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -72,6 +72,11 @@ class TrainingData:
         """Hexadecimal digest that changes where images are added, removed, renamed or relabelled."""
         parts = (self.train.digest, self.val.digest, *self.class_names)
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What tells the dataset from another one, as plain data."""
+        return {"train images": len(self.train), "validation images": len(self.val), "digest": self.digest}
 
     def normalize(self, images: Tensor) -> Tensor:
         """Normalise images, 0 to 1, shape ``(N, 3, H, W)``, on any device; they come out in channels_last."""

@@ -221,7 +221,7 @@ def _identity(
     identity: dict[str, Any] = {
         "architecture": architecture.to_dict(),
         "recipe": recipe.to_dict(),
-        "data": {"train images": len(data.train), "validation images": len(data.val), "digest": data.digest},
+        "data": data.identity,
         "processes": plan.processes,
         "teacher": taught_by,
     }
