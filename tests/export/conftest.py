@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from dicenas.export import verify
 from dicenas.nets import Network, build
 from dicenas.ops import registry
 from dicenas.space import SpaceSpec
+from tests.export.verifying import ForkServer, quick_verification
 
 
 def make_trained(architecture: Architecture) -> Network:
@@ -58,10 +60,25 @@ def sampled() -> Callable[[str, int], Architecture]:
     return draw_architecture
 
 
-@pytest.fixture(autouse=True)
-def timed_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Latency is measured in every export; here once is enough."""
-    monkeypatch.setattr(verify, "_TIMED_ROUNDS", 1)
+@pytest.fixture(scope="session")
+def fork_server() -> Iterator[ForkServer]:
+    """What forks the processes that verify."""
+    server = ForkServer()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick(fork_server: ForkServer) -> Iterator[None]:
+    """Most of an export's time goes into importing torch once more."""
+    with quick_verification(fork_server):
+        yield
+
+
+@pytest.fixture
+def fresh_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exports are verified in processes of their own, as they are outside of these tests."""
+    monkeypatch.setattr(verify, "subprocess", subprocess)
 
 
 @pytest.fixture
