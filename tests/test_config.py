@@ -248,7 +248,7 @@ def test_final_training(tmp_path: Path) -> None:
     for section, name, epochs in (
         ({"recipe": "cifar"}, "best", 15),
         ({"train": "top3", "recipe": {"name": "cifar", "epochs": 30}, "data": str(tmp_path)}, "top3", 30),
-        ({"train": 7, "recipe": {"epochs": 2, "batch": 8, "learning_rate": "1e-1", "amp": False}}, 7, 2),
+        ({"train": 7, "recipe": {"epochs": 9, "batch": 8, "learning_rate": "1e-1", "amp": False}}, 7, 9),
     ):
         config = parse_config(given(final=section))
         assert config.final is not None

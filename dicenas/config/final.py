@@ -54,7 +54,8 @@ def _recipe(value: Any) -> str | Mapping[str, Any]:
     try:
         read_recipe(value)
     except ValueError as error:
-        raise ValueError(f"a recipe: {'; '.join(str(error).splitlines())}") from None
+        problems = str(error).removeprefix("the recipe is wrong:\n")
+        raise ValueError(f"a recipe: {'; '.join(problems.splitlines())}") from None
     return value
 
 
