@@ -38,8 +38,17 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-#: What a database that is away, busy or restarting raises through Optuna and SQLAlchemy.
-STORAGE_ERRORS = (StorageInternalError, DBAPIError)
+
+def _storage_errors() -> tuple[type[Exception], ...]:
+    try:
+        import grpc
+    except ImportError:  # then there is no proxy either
+        return StorageInternalError, DBAPIError
+    return StorageInternalError, DBAPIError, grpc.RpcError
+
+
+#: What a database that is away, busy or restarting raises through Optuna and SQLAlchemy, and Optuna's proxy before it.
+STORAGE_ERRORS = _storage_errors()
 
 # A database that restarts is back within this time; waits double from the first to the longest.
 _PATIENCE_S = 60.0
@@ -143,12 +152,17 @@ def open_proxy(address: str) -> BaseStorage:
         address: ``HOST:PORT``.
 
     Raises:
-        ValueError: The address is none.
+        ValueError: The address is none, or gRPC is not installed.
     """
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
         raise ValueError(f"proxy {address!r}: expected HOST:PORT")
-    return GrpcStorageProxy(host=host, port=int(port))
+    try:
+        return GrpcStorageProxy(host=host, port=int(port))
+    except ImportError as error:
+        raise ValueError(
+            f"proxy {address}: gRPC is not installed; pip install 'dicenas[distributed]' brings it"
+        ) from error
 
 
 def open_study_db(run: RunFolder) -> RDBStorage:
@@ -254,4 +268,6 @@ def _reason(error: BaseException) -> str:
         if inner is None:
             break
         innermost = inner
+    if hasattr(innermost, "details"):  # gRPC's errors print as a page
+        return f"gRPC proxy: {innermost.details()}"
     return " ".join(str(innermost).split()) or type(innermost).__name__
