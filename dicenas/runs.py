@@ -122,7 +122,7 @@ class RunFolder:
 
         try:
             text = self.config_path.read_text(encoding="utf-8")
-            if text.startswith(_SEALED):
+            if text.startswith(_SEALED) or _SEAL in text:
                 lines, _, digest = text.rpartition(_SEAL)
                 if digest != f"{_digest(lines.encode())}\n":
                     raise ValueError("its checksum is missing, or that of another text")

@@ -16,6 +16,7 @@ import torch
 from dicenas.architecture import Architecture
 from dicenas.config import LatencyConfig, SearchConfig, parse_config
 from dicenas.config.schema import plain
+from dicenas.cost.device import resolve_device
 from dicenas.evaluation import Data, DataConfig, Evaluate, Evaluator, Report, load_data, make_evaluator
 from dicenas.export import FORMATS, check_formats, export_network
 from dicenas.final import FinalTraining, FinalTrial
@@ -289,8 +290,11 @@ def join_search(
         Why it ended before the study had its trials, ``None`` where it did not.
 
     Raises:
-        ValueError: There is no such study, or it was made by other code, or for another search than this folder's.
+        ValueError: There is no such study, or it was made by other code, or for another search than this folder's; or
+            no such device.
     """
+    # Here, since an evaluation that finds no device would be taken for one that failed.
+    device = _device() if device is None else str(resolve_device(device))
     settings = read_manifest(open_storage(storage), storage, study)
     if "export" not in settings:
         raise ValueError(
@@ -302,7 +306,7 @@ def join_search(
     config = parse_config(own, f"the configuration in study {study!r}")
     run = RunFolder(Path(out) / study)
     crew = Workers(storage=storage, proxy=proxy)
-    session, _ = _session(config, _data(config), run, crew, _device() if device is None else device)
+    session, _ = _session(config, _data(config), run, crew, device)
     if not run.config_path.is_file():
         claim_folder(run, settings)
     parent = None if descriptor is None else os.getppid()
