@@ -185,6 +185,7 @@ def open_study_db(run: RunFolder) -> RDBStorage:
         storage.remove_session()
         storage.engine.dispose()
         new.replace(run.storage_path)
+    damages: tuple[type[Exception], ...] = (*STORAGE_ERRORS, StorageLostError)
     try:
         storage = open_storage(run.storage_url, patience_s=0)
         with storage.engine.connect() as connection:
@@ -192,7 +193,7 @@ def open_study_db(run: RunFolder) -> RDBStorage:
             found = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar()
         if found != "ok":
             raise StorageLostError(found)
-    except (*STORAGE_ERRORS, StorageLostError) as error:
+    except damages as error:
         raise ValueError(f"{run.storage_path} is damaged; bring back a copy, or remove the folder ({error})") from error
     return storage
 

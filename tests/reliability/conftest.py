@@ -5,12 +5,40 @@ from __future__ import annotations
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.reliability.postgres import Postgres
+from tests.reliability.tally import COUNTED, Tally
+
+_PROPERTY = "survived"
+
+
+@pytest.fixture
+def tally(record_property: Callable[[str, object], None]) -> Tally:
+    """Adds to the counts that are printed when all tests are done."""
+
+    def add(**counts: int) -> None:
+        assert counts.keys() <= COUNTED.keys()
+        record_property(_PROPERTY, counts)
+
+    return add
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    total: Counter[str] = Counter()
+    for outcome in ("passed", "failed"):
+        for report in terminalreporter.getreports(outcome):
+            for name, counts in getattr(report, "user_properties", ()):
+                if name == _PROPERTY and report.when == "call":
+                    total.update(counts)
+    if total:
+        terminalreporter.section("what survived")
+        for name, said in COUNTED.items():
+            terminalreporter.write_line(f"{said}: {total[name]}")
 
 
 @pytest.fixture(scope="session")

@@ -19,9 +19,11 @@ import psutil
 from optuna.trial import TrialState
 
 from dicenas.runs import RunFolder
+from dicenas.workers.events import read_events
 
 SCRIPT = Path(__file__).with_name("made_up_search.py")
 ROOT = Path(__file__).resolve().parents[2]
+TICK_S = 0.02
 
 
 @dataclass
@@ -42,11 +44,22 @@ class Counts:
         )
 
 
-def start(folder: Path, trials: int, workers: int, storage: str | None) -> subprocess.Popen[bytes]:
-    command = [sys.executable, str(SCRIPT), str(folder), str(trials), str(workers)]
+def made_up_search(folder: Path, trials: int, workers: int, storage: str | None = None) -> list[str]:
+    """Command line of a search of microseconds, started from Python."""
+    return [
+        sys.executable,
+        str(SCRIPT),
+        str(folder),
+        str(trials),
+        str(workers),
+        *([] if storage is None else [storage]),
+    ]
+
+
+def start(folder: Path, command: list[str]) -> subprocess.Popen[bytes]:
     log = (folder / "output.txt").open("ab")
     return subprocess.Popen(
-        [*command, *([] if storage is None else [storage])],
+        command,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=log,
         stderr=log,
@@ -55,18 +68,21 @@ def start(folder: Path, trials: int, workers: int, storage: str | None) -> subpr
 
 def kill_until_done(
     folder: Path,
+    command: list[str],
     trials: int,
-    workers: int,
     kills: int,
     seed: int,
     storage: str | None = None,
     disturb: Callable[[], object] | None = None,
 ) -> Counts:
-    """Run a search to its end, and kill its workers, now and then all of it, while it runs; disturb it before each."""
+    """Run a search to its end, and kill its workers, now and then all of it, while it runs; disturb it before each.
+
+    The run is called ``run`` and lies in the folder.
+    """
     rng, counts, run = random.Random(seed), Counts(), RunFolder(folder / "run")
-    kept: dict[int, bytes] = {}
+    kept: dict[int, Kept] = {}
     deadline = time.monotonic() + 900 + 30 * kills
-    process = start(folder, trials, workers, storage)
+    process = start(folder, command)
     counts.starts += 1
     while True:
         assert time.monotonic() < deadline, (folder / "output.txt").read_text()[-3000:]
@@ -74,7 +90,7 @@ def kill_until_done(
             if process.returncode == 0:
                 break
             assert process.returncode == -signal.SIGKILL, (folder / "output.txt").read_text()[-3000:]
-            process = start(folder, trials, workers, storage)
+            process = start(folder, command)
             counts.starts += 1
         note(run, kept, counts)
         time.sleep(rng.uniform(0.02, 0.3))
@@ -86,7 +102,7 @@ def kill_until_done(
         if kill_one(process, rng, everything=counts.kills % 5 == 4):
             counts.kills += 1
     note(run, kept, counts)
-    settle(folder, run, kept, counts, storage)
+    settle(run, kept, counts, storage)
     return counts
 
 
@@ -106,7 +122,15 @@ def kill_one(process: subprocess.Popen[bytes], rng: random.Random, everything: b
     return True
 
 
-def note(run: RunFolder, kept: dict[int, bytes], counts: Counts) -> None:
+@dataclass(frozen=True)
+class Kept:
+    """A result as it was first seen on disk, and when."""
+
+    data: bytes
+    at: float
+
+
+def note(run: RunFolder, kept: dict[int, Kept], counts: Counts) -> None:
     """Note the results that are on disk; whatever happens, they are to stay as they are."""
     for number in run.trial_numbers():
         data = (run.trial_path(number) / "metrics.json").read_bytes()
@@ -114,28 +138,29 @@ def note(run: RunFolder, kept: dict[int, bytes], counts: Counts) -> None:
             json.loads(data)
         except ValueError:
             counts.torn.append(f"{number}: {data!r}")
-        kept.setdefault(number, data)
+        kept.setdefault(number, Kept(data, time.time()))
 
 
-def settle(folder: Path, run: RunFolder, kept: dict[int, bytes], counts: Counts, storage: str | None) -> None:
+def settle(run: RunFolder, kept: dict[int, Kept], counts: Counts, storage: str | None) -> None:
     records = {record.number: record for record in run.trials()}
     counts.finished = len(records)
     study = optuna.load_study(study_name="run", storage=storage or run.storage_url)
     told = {trial.number: trial for trial in study.trials}
-    for number, data in kept.items():
+    for number, first in kept.items():
         path = run.trial_path(number) / "metrics.json"
-        same = path.is_file() and accuracy(path.read_bytes()) == accuracy(data)
+        same = path.is_file() and accuracy(path.read_bytes()) == accuracy(first.data)
         known = number in told and told[number].state in (TrialState.COMPLETE, TrialState.FAIL)
         if not (same and known and told[number].user_attrs.get("metrics")):
             counts.lost.append(number)
+    # Trials of the front are written once more at the end, with what a report shows of them.
     written = {
-        record.architecture.hash: (run.trial_path(number) / "architecture.json").stat().st_mtime
+        record.architecture.hash: min(kept[number].at, (run.trial_path(number) / "metrics.json").stat().st_mtime)
         for number, record in records.items()
     }
-    for line in (folder / "asked.txt").read_text().splitlines():
-        architecture, at = line.split()
-        if architecture in written and float(at) > written[architecture]:
-            counts.twice.append(architecture)
+    for event in read_events(run.events_path.read_bytes()):
+        # Times of files are those of the system's last tick.
+        if event["event"] == "trial_started" and event["time"] > written[event["architecture"]] + TICK_S:
+            counts.twice.append(event["architecture"])
     several = Counter(record.architecture.hash for record in records.values())
     counts.twice += [architecture for architecture, times in several.items() if times > 1]
 

@@ -6,7 +6,6 @@ import hashlib
 import sys
 import time
 from collections.abc import Mapping
-from pathlib import Path
 
 from torch import nn
 
@@ -27,16 +26,11 @@ SPACE = SpaceSpec(
 
 
 class MadeUp(Evaluator):
-    """Looks accuracies up that are drawn from the architecture's hash, and keeps a record of who asked."""
+    """Looks accuracies up that are drawn from the architecture's hash."""
 
     trains_network = False
 
-    def __init__(self, folder: Path) -> None:
-        self._record = folder / "asked.txt"
-
     def __call__(self, architecture: Architecture, net: nn.Module, report: Report) -> Mapping[str, float]:
-        with self._record.open("a") as file:
-            file.write(f"{architecture.hash} {time.time()}\n")
         time.sleep(0.02)
         return made_up(architecture)
 
@@ -50,7 +44,7 @@ if __name__ == "__main__":
     folder, trials, workers, *storage = sys.argv[1:]
     dicenas.search(
         SPACE,
-        MadeUp(Path(folder)),
+        MadeUp(),
         latency=lambda architecture: made_up(architecture)["latency_ms"],
         trials=int(trials),
         workers=int(workers),

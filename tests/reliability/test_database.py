@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import subprocess
 import sys
 import time
@@ -17,6 +18,9 @@ import dicenas.workers.manifest
 from dicenas.cli import main
 from dicenas.runs import RunFolder
 from dicenas.workers import StorageLostError, open_storage
+from dicenas.workers.events import read_events
+from dicenas.workers.storage import open_proxy, retrying
+from tests.reliability.killing import ROOT
 
 
 @pytest.mark.parametrize(
@@ -65,6 +69,14 @@ def config(tmp_path: Path) -> Path:
     return path
 
 
+def test_a_proxy_that_does_not_answer() -> None:
+    with pytest.raises(ValueError, match=r"proxy 'nowhere': expected HOST:PORT"):
+        open_proxy("nowhere")
+    proxy = open_proxy("127.0.0.1:1")
+    with pytest.raises(StorageLostError, match=r"the study does not answer: gRPC proxy: .*127\.0\.0\.1:1"):
+        retrying(lambda: optuna.create_study(storage=proxy, study_name="study"), "the study", patience_s=0.5)
+
+
 @pytest.fixture
 def started(tmp_path: Path, config: Path, database: str) -> str:
     """A database with a search of two trials, of which one is done."""
@@ -78,7 +90,7 @@ def test_a_worker_joins_with_nothing_but_the_url(
 ) -> None:
     first = ["search", str(config), "--storage", started, "--out", str(tmp_path / "first"), "--trials", "4"]
     script = f"import sys; from dicenas.cli import main; sys.exit(main({first!r}))"
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     # One study for all the looks: each of its own would hold a connection, of which the server has few.
     study = optuna.load_study(study_name="small", storage=open_storage(started))
     with subprocess.Popen([sys.executable, "-c", script], env=environment) as process:
@@ -107,6 +119,8 @@ def test_a_worker_that_differs_is_refused(
     monkeypatch.setattr(dicenas.workers.manifest, "__version__", "99.0")
     assert main([*worker, "--study", "small"]) == 2
     assert re.search(r"is worked on by dicenas [\d.]+, this is 99\.0", capsys.readouterr().err)
+    assert main([*worker, "--study", "small", "--device", "gpu3"]) == 2
+    assert "unknown device 'gpu3'; expected cpu" in capsys.readouterr().err
     assert not (tmp_path / "second").exists()
 
 
@@ -116,3 +130,43 @@ def test_another_search_under_the_same_name_is_refused(
     arguments = ["search", str(config), "--storage", started, "--out", str(tmp_path / "second"), "--seed", "7"]
     assert main(arguments) == 2
     assert "search.seed: 0 there, 7 now" in capsys.readouterr().err
+
+
+PROXY = """
+import sys
+from optuna.storages import run_grpc_proxy_server
+from dicenas.workers import open_storage
+
+run_grpc_proxy_server(open_storage(sys.argv[1]), host="127.0.0.1", port=int(sys.argv[2]))
+"""
+
+
+@pytest.mark.slow
+def test_two_workers_behind_a_proxy_that_is_started_again(database: str, tmp_path: Path, config: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    arguments = ["search", str(config), "--storage", database, "--out", str(tmp_path), "--trials", "6"]
+    arguments += ["--proxy", f"127.0.0.1:{port}", "--workers", "2"]
+    run = RunFolder(tmp_path / "small")
+
+    def proxy() -> subprocess.Popen[bytes]:
+        return subprocess.Popen([sys.executable, "-c", PROXY, database, str(port)], env=environment)
+
+    server = proxy()
+    try:
+        with subprocess.Popen([sys.executable, "-m", "dicenas", *arguments], env=environment) as search:
+            while not run.trial_numbers():
+                assert search.poll() is None
+                time.sleep(0.1)
+            server.kill()
+            server.wait()
+            server = proxy()
+            assert search.wait() == 0
+    finally:
+        server.kill()
+        server.wait()
+    assert len({trial.architecture.hash for trial in run.trials()}) == len(run.trials()) == 6
+    started = [event for event in read_events(run.events_path.read_bytes()) if event["event"] == "worker_started"]
+    assert {event["worker"] for event in started} == {0, 1}

@@ -19,7 +19,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     folder = tmp_path_factory.mktemp("runs")
     return search(
         SPACE,
-        MadeUp(folder),
+        MadeUp(),
         ("accuracy", "macs"),
         trials=3,
         sampler="random",
