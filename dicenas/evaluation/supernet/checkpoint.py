@@ -103,22 +103,21 @@ def read_checkpoint(path: Path, training: Mapping[str, Any]) -> TrainingState:
                 raise ValueError(f"schema version {header['schema_version']}, this dicenas reads {SCHEMA_VERSION}")
             _check_training(header["training"], training)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, no mapping
+            step, scaler, kept = header["step"], header["scaler"], header["sha256"]
     except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(
             f"{path} is no whole checkpoint of a supernet ({error}); delete it to train the supernet anew"
         ) from error
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    if _content_digest(tensors) != header["sha256"]:
+    if _content_digest(tensors) != kept:
         raise ValueError(f"{path} is damaged: its checksum differs; delete it to train the supernet anew")
     parts: dict[str, dict[str, Tensor]] = {"weights": {}, "momenta": {}, "": {}}
     for name, tensor in tensors.items():
         kind, _, rest = name.rpartition(".")
         parts[kind][rest] = tensor
     alone = parts[""]
-    return TrainingState(
-        header["step"], parts["weights"], parts["momenta"], alone["order"], alone["generator"], header["scaler"]
-    )
+    return TrainingState(step, parts["weights"], parts["momenta"], alone["order"], alone["generator"], scaler)
 
 
 def _check_training(found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
