@@ -247,11 +247,11 @@ def _new_folder(out_dir: Path, force: bool) -> Iterator[Path]:
     """Give a folder beside ``out_dir`` that takes its place when all went well, and vanishes when not."""
     out_dir = out_dir.resolve()  # of a link, the folder that it leads to is replaced
     made = [parent for parent in out_dir.parents if not parent.exists()]
-    out_dir.parent.mkdir(parents=True, exist_ok=True)
     suffix = uuid.uuid4().hex[:8]
     folder = out_dir.with_name(f".{out_dir.name}.{suffix}")
     replaced = out_dir.with_name(f".{out_dir.name}.{suffix}.replaced")
     try:
+        out_dir.parent.mkdir(parents=True, exist_ok=True)
         folder.mkdir()
         yield folder
         write_sums(folder)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,16 @@ from dicenas.cli import main
 from dicenas.export import folder
 from dicenas.nets import dicenet, edgenets, net_architecture
 from dicenas.runs import RunFolder
+from tests.export.verifying import ForkServer, quick_verification
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick() -> Iterator[None]:
+    """Most of an export's time goes into importing torch once more."""
+    server = ForkServer()
+    with quick_verification(server):
+        yield
+    server.stop()
 
 
 @pytest.mark.parametrize(("trial", "number"), [([], 2), (["--trial", "1"], 1)])

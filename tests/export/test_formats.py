@@ -30,12 +30,12 @@ SOURCES = {"torch", "dicenas", "timm"}  # runtimes of formats that are source
 
 
 def draw(backbone: str, seed: int, small: bool) -> Architecture:
-    """A random architecture; a small one has as few blocks as its space allows, and one DiCE unit."""
+    """A random architecture; a small one has few blocks, but a stage of two, and one DiCE unit."""
     family = get_backbone(backbone)
-    depths = [[min(depth)] for depth in family.depths] if small else family.depths
+    depths = [*([[1]] * (family.num_stages - 1)), [2]] if small else family.depths
     spec = SpaceSpec(
         backbone,
-        ("separable_k3", "separable_se_k3", "skip", *(() if small else ("dice_k3", "dice_k5"))),
+        ("separable_k3", "separable_se_k3", *(() if small else ("skip", "dice_k3", "dice_k5"))),
         widths=[min(family.widths)] if small else family.widths,
         depths=depths,
         stems=("small",) if small else ("small", "imagenet"),

@@ -31,6 +31,7 @@ from dicenas.nets import (
 )
 from dicenas.nets.shufflenetv2 import CHANNELS
 from dicenas.ops import ConvNormAct, make_activation, register_op
+from tests.export.conftest import draw_architecture
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -106,7 +107,7 @@ def test_random_architectures(backbone: str, seed: int, trained: Any, sampled: S
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with one model.py of each kind."""
+    """A folder with one model.py of each kind, and of each backbone."""
     folder = tmp_path_factory.mktemp("sources")
     ops = ("dice_k5", "separable_se_k3", "skip", "separable_k7")
     networks = {
@@ -116,6 +117,8 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "mobilenetv3": mobilenetv3_architecture("small"),
         "mixnet": mixnet_architecture(),
         "shufflenetv2_torchvision": shufflenetv2_architecture(0.5, "torchvision"),
+        "shufflenetv2_edgenets": shufflenetv2_architecture(0.5, "edgenets"),
+        **{name: draw_architecture(name, 0) for name in ("mobilenetv1", "mobilenetv3_large", "mnasnet")},
         # Blocks whose op replaces the first layer too.
         "mixed_resnet": Architecture(
             "resnet",
@@ -139,12 +142,15 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
             ],
         ),
     }
+    assert {architecture.backbone for architecture in networks.values()} == set(list_backbones())
     for name, architecture in networks.items():
         options: dict[str, Any] = {"weights_name": "model.safetensors"} if name != "mobilenet" else {}
         if name == "mixed_shufflenet":
             options["class_names"] = [f"class {i}" for i in range(1000)]
             options["normalization"] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-        (folder / f"{name}.py").write_text(model_source(build(architecture), **options), encoding="utf-8")
+        with torch.device("meta"):  # no weights to draw
+            network = build(architecture)
+        (folder / f"{name}.py").write_text(model_source(network, **options), encoding="utf-8")
     return folder
 
 
