@@ -83,6 +83,7 @@ def main() -> None:
 def searched(way: str, seed: int, folder: Path) -> Run:
     """Run one search."""
     from dicenas.runs import RunFolder
+    from dicenas.workers.events import read_events
 
     change, arguments = WAYS[way]
     config = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))
@@ -97,13 +98,15 @@ def searched(way: str, seed: int, folder: Path) -> Run:
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
     wall_s = time.perf_counter() - start
     run = RunFolder(folder / name)
+    # Not the times of the files: at the end of a search, those of the front are written again, with more metrics.
+    ended = {e["trial"]: e["time"] for e in read_events(run.events_path.read_bytes()) if e["event"] == "trial_ended"}
     found = [
-        (run.trial_path(trial.number).joinpath("metrics.json").stat().st_mtime - began, trial)
+        (ended[trial.number] - began, trial.architecture, trial.metrics["accuracy"])
         for trial in run.trials()
         if trial.state == "complete"
     ]
     print(f"{way}, seed {seed}: {len(found)} trials in {wall_s:.0f} s", file=sys.stderr)
-    return Run(way, seed, wall_s, [(after, trial.architecture, trial.metrics["accuracy"]) for after, trial in found])
+    return Run(way, seed, wall_s, found)
 
 
 def judged(runs: list[Run], limit_s: float) -> list[dict[str, Any]]:
