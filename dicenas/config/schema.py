@@ -87,7 +87,8 @@ class StudyConfig:
         seed: Seed of sampling and training.
         first: Networks that are evaluated before anything is proposed: names of published ones, or architecture files;
             points of the space once they have its image size, classes and stem.
-        first_from_proxy: How many of the proxies' reference sample, the best by them, are evaluated after these.
+        first_from_proxy: How many of the proxies' reference sample, the most promising by their score and by the
+            objectives that are costs, are evaluated after these.
     """
 
     sampler: str = "nsga2"
