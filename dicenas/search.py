@@ -341,8 +341,8 @@ def _session(
 def _found(data: Data) -> dict[str, Any]:
     """Return what tells other data from this, as far as a glance does."""
     return {
-        "train": len(data.train),
-        "val": len(data.val),
+        "train images": len(data.train),
+        "val images": len(data.val),
         "classes": list(data.class_names),
         "mean": [round(mean, 3) for mean in data.mean],
     }

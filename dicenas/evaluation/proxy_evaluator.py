@@ -15,11 +15,11 @@ from tqdm import tqdm
 
 from dicenas.architecture import Architecture
 from dicenas.evaluation.data import Data
+from dicenas.evaluation.devices import checked_device
 from dicenas.evaluation.evaluators import Evaluator, Report
 from dicenas.evaluation.proxies import check_proxies, proxy_scores
 from dicenas.evaluation.reference_sample import ReferenceSample
 from dicenas.evaluation.sampling import balanced_subset
-from dicenas.evaluation.training import checked_device
 from dicenas.files import read_json, write_json
 from dicenas.nets import build
 from dicenas.space import SpaceSpec
@@ -257,14 +257,18 @@ class FilteredEvaluator(Evaluator):
 
 def _read(path: Path, identity: Mapping[str, object], proxies: Sequence[str]) -> dict[str, dict[str, float]]:
     """Return scores by architecture from a file of the same identity."""
+    again = "remove it, and the sample is scored again"
     try:
         content = read_json(path)
+    except ValueError as error:
+        raise ValueError(f"{error}; {again}") from error
+    try:
         different = [name for name, value in identity.items() if content[name] != value]
         scores = {key: {name: float(row[name]) for name in proxies} for key, row in content["scores"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is damaged ({error!r}); remove it, and the sample is scored again") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged ({error!r}); {again}") from error
     if different:
-        raise ValueError(f"{path} is of another {', '.join(different)}; remove it, and the sample is scored again")
+        raise ValueError(f"{path} is of another {', '.join(different)}; {again}")
     if not all(math.isfinite(score) for row in scores.values() for score in row.values()):
-        raise ValueError(f"{path} is damaged (a score is no number); remove it, and the sample is scored again")
+        raise ValueError(f"{path} is damaged (a score is no number); {again}")
     return scores

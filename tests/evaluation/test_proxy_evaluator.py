@@ -117,7 +117,7 @@ def test_files_of_other_samples(data: Data, tmp_path: Path) -> None:
     del content[CHECKSUM]
     for spoilt in ("{", json.dumps({**content, "scores": {"x": {}}}), json.dumps([])):
         path.write_text(spoilt, encoding="utf-8")
-        with pytest.raises(ValueError, match=r"proxies.json is damaged .* remove it"):
+        with pytest.raises(ValueError, match=r"proxies.json is damaged.* remove it"):
             ProxyEvaluator(SPACE, data, CONFIG).prepare(tmp_path)
     key = next(iter(content["scores"]))
     content["scores"][key]["params"] = float("nan")

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from dicenas.evaluation.data import Data
-from dicenas.files import atomic_write_bytes
+from dicenas.files import CHECKSUM, atomic_write_bytes
 
 __all__ = ["SCHEMA_VERSION", "TrainingState", "data_digest", "read_checkpoint", "write_checkpoint"]
 
 #: Version of the file's form; raised when a field is added, renamed or changes its meaning.
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _DIGEST_IMAGES = 256  # images of each part that a digest looks at
 _HEADER = "dicenas_supernet"
 
@@ -73,13 +73,13 @@ def write_checkpoint(path: Path, training: Mapping[str, Any], state: TrainingSta
         "generator": state.generator,
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    header = {
+    header: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "training": training,
         "step": state.step,
         "scaler": state.scaler,
-        "sha256": _content_digest(tensors),
     }
+    header[CHECKSUM] = _content_digest(header, tensors)
     atomic_write_bytes(path, save(tensors, {_HEADER: json.dumps(header)}))
 
 
@@ -103,14 +103,14 @@ def read_checkpoint(path: Path, training: Mapping[str, Any]) -> TrainingState:
                 raise ValueError(f"schema version {header['schema_version']}, this dicenas reads {SCHEMA_VERSION}")
             _check_training(header["training"], training)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, no mapping
-            step, scaler, kept = header["step"], header["scaler"], header["sha256"]
+            step, scaler, kept = header["step"], header["scaler"], header.pop(CHECKSUM)
     except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(
             f"{path} is no whole checkpoint of a supernet ({error}); delete it to train the supernet anew"
         ) from error
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    if _content_digest(tensors) != kept:
+    if _content_digest(header, tensors) != kept:
         raise ValueError(f"{path} is damaged: its checksum differs; delete it to train the supernet anew")
     parts: dict[str, dict[str, Tensor]] = {"weights": {}, "momenta": {}, "": {}}
     for name, tensor in tensors.items():
@@ -137,8 +137,8 @@ def _check_training(found: Mapping[str, Any], expected: Mapping[str, Any]) -> No
         )
 
 
-def _content_digest(tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
+def _content_digest(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256(json.dumps(header).encode())
     for name in sorted(tensors):
         digest.update(name.encode())
         digest.update(tensors[name].numpy().tobytes())

@@ -13,12 +13,13 @@ from torch import nn
 
 from dicenas.architecture import Architecture
 from dicenas.evaluation.data import Data
+from dicenas.evaluation.devices import checked_device
 from dicenas.evaluation.evaluators import Evaluator, Report
 from dicenas.evaluation.recalibrate import recalibrate
 from dicenas.evaluation.supernet.checkpoint import data_digest
 from dicenas.evaluation.supernet.network import Supernet
 from dicenas.evaluation.supernet.train import SupernetConfig, check_suits, train_supernet
-from dicenas.evaluation.training import checked_device, evaluate
+from dicenas.evaluation.training import evaluate
 from dicenas.files import read_json, write_json
 from dicenas.space import SpaceSpec
 
@@ -109,7 +110,7 @@ class SupernetEvaluator(Evaluator):
         except FileNotFoundError:
             pass
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            logger.warning("%s is damaged (%s); the architecture is evaluated again", file, error)
+            logger.warning("%s cannot be used (%s); the architecture is evaluated again", file, error)
         return None
 
     def _digest(self, supernet: Supernet) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -165,12 +166,14 @@ def test_a_damaged_checkpoint_is_refused(
         path.write_bytes(whole[:size])
         with pytest.raises(ValueError, match=r"is no whole checkpoint of a supernet .*; delete it"):
             train_supernet(spec, digits, config, checkpoint=path)
-    flipped = bytearray(whole)
-    flipped[-1] ^= 1
-    path.write_bytes(flipped)
-    with pytest.raises(ValueError, match="is damaged: its checksum differs; delete it"):
-        train_supernet(spec, digits, config, checkpoint=path)
-    assert path.read_bytes() == flipped
+    weights = whole[:-1] + bytes([whole[-1] ^ 1])
+    step = re.sub(rb'(step\\": )\d', rb"\g<1>9", whole)
+    for changed in (weights, step):
+        assert changed != whole
+        path.write_bytes(changed)
+        with pytest.raises(ValueError, match="is damaged: its checksum differs; delete it"):
+            train_supernet(spec, digits, config, checkpoint=path)
+        assert path.read_bytes() == changed
 
 
 def test_a_file_that_is_no_checkpoint_is_refused(
@@ -183,7 +186,7 @@ def test_a_file_that_is_no_checkpoint_is_refused(
     with pytest.raises(ValueError, match="is no whole checkpoint of a supernet"):
         train_supernet(spec, digits, config, checkpoint=path)
     save_file({"weight": torch.zeros(1)}, path, {"dicenas_supernet": json.dumps({"schema_version": 9})})
-    with pytest.raises(ValueError, match="schema version 9, this dicenas reads 1"):
+    with pytest.raises(ValueError, match="schema version 9, this dicenas reads 2"):
         train_supernet(spec, digits, config, checkpoint=path)
 
 
