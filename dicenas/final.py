@@ -37,6 +37,12 @@ class FinalTrial:
     folder: TrainFolder
     result: TrainResult | None
 
+    def __str__(self) -> str:
+        if self.result is not None:
+            return f"trial {self.trial.number}, accuracy {self.result.metrics['accuracy']:.4g}"
+        recipe = (self.folder.read_identity() or {}).get("recipe", {})
+        return f"trial {self.trial.number}, {self.folder.epochs} of {recipe.get('epochs')} epochs"
+
 
 def read_final_trials(run: RunFolder) -> list[FinalTrial]:
     """Return the trials of a run whose final training has begun, in the order of their final accuracies.

@@ -192,6 +192,8 @@ def test_a_search_trains_its_best_through_interruptions(
     (begun,) = read_final_trials(run)
     assert begun.result is None
     assert len(run.trials()) == 3
+    assert main(["status", str(run.path)]) == 0
+    assert capsys.readouterr().out.endswith(f"  final:   trial {begun.trial.number}, 3 of 8 epochs\n")
 
     assert main(command) == 0
     said = capsys.readouterr().out
@@ -209,6 +211,12 @@ def test_a_search_trains_its_best_through_interruptions(
         assert f"{100 * trained.result.metrics['accuracy']:.4g}"[:4] in page
     assert "From search to result" in page
     assert "8 epochs (batch 16, learning rate 0.05) on 57 images, and measured on 15" in page
+
+    assert main(["status", str(run.path)]) == 0
+    status = capsys.readouterr().out
+    for trained in read_final_trials(run):
+        assert trained.result is not None
+        assert f"final:   trial {trained.trial.number}, accuracy {trained.result.metrics['accuracy']:.4g}\n" in status
 
     # All is done: nothing is trained, and the recipe is held to.
     with monkeypatch.context() as patch:

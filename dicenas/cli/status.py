@@ -9,7 +9,8 @@ from dicenas.cli.arguments import Subparsers
 __all__ = ["add_parser", "run"]
 
 _DESCRIPTION = """\
-Show how far a search is: trials by state, the best so far, how many an hour, the time left, and who works on it.
+Show how far a search is: trials by state, the best so far, how many an hour, the time left, and who works on it;
+of a run folder also the final trainings.
 """
 _EXAMPLES = """\
 examples:
@@ -29,8 +30,13 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the status of each study."""
+    from dicenas.final import read_final_trials
+    from dicenas.runs import RunFolder
     from dicenas.workers.status import read_statuses
 
     for status in read_statuses(args.source, args.study):
         print(status)
+    # Their files are not in the database.
+    for final in [] if "://" in args.source else read_final_trials(RunFolder(args.source)):
+        print(f"  final:   {final}")
     return 0

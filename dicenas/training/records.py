@@ -117,6 +117,13 @@ class TrainFolder:
         """Write the table of epochs."""
         _write_csv(self.metrics_path, list(history[0]), [list(row.values()) for row in history])
 
+    @property
+    def epochs(self) -> int:
+        """Epochs that the table of epochs tells of, 0 before the first is done."""
+        if not self.metrics_path.is_file():
+            return 0
+        return max(0, len(self.metrics_path.read_text(encoding="utf-8").splitlines()) - 1)
+
     def write_result(self, metrics: Mapping[str, float]) -> None:
         """Write what the training came to."""
         write_json(self.result_path, metrics)
