@@ -73,7 +73,7 @@ def measure(data: Data, width: float, epochs: int, batch: int) -> list[dict[str,
 
     from dicenas import Architecture, build
     from dicenas.evaluation import TrainConfig
-    from dicenas.evaluation.training import Trainer
+    from dicenas.evaluation.trainer import Trainer
 
     size = data.image_size
     stem = "small" if size < 64 else "imagenet"

@@ -11,7 +11,8 @@ from dicenas.evaluation.recalibrate import recalibrate
 from dicenas.evaluation.supernet import Supernet, SupernetConfig, SupernetEvaluator, train_supernet
 from dicenas.evaluation.tabular import TabularConfig, TabularEvaluator, TrainingTable
 from dicenas.evaluation.train_evaluator import TrainEvaluator, TrainEvaluatorConfig
-from dicenas.evaluation.training import TrainConfig, TrainingDiverged, evaluate, train_and_evaluate
+from dicenas.evaluation.trainer import TrainConfig, TrainingDiverged
+from dicenas.evaluation.training import evaluate, train_and_evaluate
 
 __all__ = [
     "DATASETS",

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from dicenas.evaluation.data import Data
-from dicenas.evaluation.training import checked_device, mixed_precision, placed
+from dicenas.evaluation.devices import checked_device, mixed_precision, placed
 
 __all__ = ["recalibrate"]
 

@@ -19,7 +19,8 @@ from dicenas.evaluation.data import Data
 from dicenas.evaluation.evaluators import Evaluator, Report
 from dicenas.evaluation.half_trained import CHECKPOINT_SECONDS, HalfTrained
 from dicenas.evaluation.supernet.checkpoint import data_digest
-from dicenas.evaluation.training import TrainConfig, train_and_evaluate
+from dicenas.evaluation.trainer import TrainConfig
+from dicenas.evaluation.training import train_and_evaluate
 from dicenas.runs import RunFolder, TrialRecord
 
 __all__ = ["TrainEvaluator", "TrainEvaluatorConfig", "differing_choices", "inherit_weights"]

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from dicenas.evaluation import training
+from dicenas.evaluation import devices
+from dicenas.evaluation.trainer import decay_groups
 from dicenas.nets import Network
 from dicenas.training.recipes import Recipe
 
@@ -21,7 +22,7 @@ __all__ = ["CheckpointedNetwork", "amp_dtype", "make_optimizer", "make_schedule"
 
 def make_optimizer(net: nn.Module, recipe: Recipe) -> torch.optim.SGD:
     """Return the optimizer of a recipe; weight decay is for weights of two dimensions and more."""
-    groups = training.decay_groups(net, recipe.weight_decay)
+    groups = decay_groups(net, recipe.weight_decay)
     return torch.optim.SGD(groups, recipe.learning_rate, recipe.momentum, nesterov=recipe.nesterov, fused=True)
 
 
@@ -57,7 +58,7 @@ def amp_dtype(recipe: Recipe, device: torch.device) -> torch.dtype | None:
     """Return the number type of convolutions beside float32, None where there is none."""
     if recipe.amp in ("bfloat16", "float16"):
         return getattr(torch, recipe.amp)
-    return None if recipe.amp == "off" else training.amp_dtype(device)
+    return None if recipe.amp == "off" else devices.amp_dtype(device)
 
 
 class CheckpointedNetwork(nn.Module):

@@ -18,8 +18,8 @@ from dicenas.architecture import Architecture
 from dicenas.cost.runtimes import using_threads
 from dicenas.evaluation.checkpoint import read_checkpoint, require_same, write_checkpoint
 from dicenas.evaluation.data import DataConfig
+from dicenas.evaluation.devices import random_state
 from dicenas.evaluation.statistics import quick_statistics
-from dicenas.evaluation.training import random_state
 from dicenas.export import FORMATS, check_formats, export_network
 from dicenas.nets import build
 from dicenas.training.data import TrainingData

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from dicenas.evaluation.training import TrainingDiverged
+from dicenas.evaluation.trainer import TrainingDiverged
 from dicenas.nets import Network
 from dicenas.training.data import TrainingData
 from dicenas.training.image_sets import Plan

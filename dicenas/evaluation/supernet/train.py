@@ -19,10 +19,11 @@ from tqdm import tqdm
 from dicenas.architecture import Architecture
 from dicenas.cost.runtimes import using_threads
 from dicenas.evaluation.data import Data
+from dicenas.evaluation.devices import checked_device, placed, random_state
 from dicenas.evaluation.images import resize_images
 from dicenas.evaluation.supernet.checkpoint import TrainingState, data_digest, read_checkpoint, write_checkpoint
 from dicenas.evaluation.supernet.network import Supernet
-from dicenas.evaluation.training import TrainConfig, Trainer, checked_device, placed, random_state
+from dicenas.evaluation.trainer import TrainConfig, Trainer
 from dicenas.space import SpaceSpec
 from dicenas.spelling import did_you_mean
 
