@@ -82,6 +82,9 @@ def figures(
         for e in epochs
     ]
     found["op_effect"] = _op_effects(complete, test)
+    found["op_cost"] = {
+        name: _op_cost(complete, {a.hash: p[name] for a, p in zip(complete, points, strict=True)}) for name in costs
+    }
     found["pareto"] = {name: _front(complete, points, name) for name in costs}
     return found
 
@@ -124,23 +127,40 @@ def _front(complete: Sequence[Architecture], points: Sequence[Mapping[str, float
 
 def _op_effects(complete: Sequence[Architecture], accuracy: Mapping[str, float]) -> list[dict[str, float]]:
     """Mean accuracy with each op in a stage, minus that of the pairs that differ in this op being separable alone."""
-    by_choice = {(group(a), unit_ops(a)): accuracy[a.hash] for a in complete}
     effects = []
     for stage in range(len(complete[0].stages)):
         effect: dict[str, float] = {}
         for op in SPACE.ops[1:]:
-            gains = []
-            for (shared, ops), value in by_choice.items():
-                if ops[stage] == op:
-                    plain = (shared, (*ops[:stage], SPACE.ops[0], *ops[stage + 1 :]))
-                    if plain in by_choice:
-                        gains.append(value - by_choice[plain])
+            gains = [value - plain for value, plain in _pairs(complete, accuracy, stage, op)]
             if len(gains) > 1:
                 effect[op] = round(statistics.fmean(gains), 4)
                 effect[f"{op}_standard_error"] = round(statistics.stdev(gains) / len(gains) ** 0.5, 4)
                 effect[f"{op}_pairs"] = len(gains)
         effects.append(effect)
     return effects
+
+
+def _op_cost(complete: Sequence[Architecture], cost: Mapping[str, float]) -> dict[str, float]:
+    """Share of the network's cost that each op adds in place of a separable one, mean over all stages and pairs."""
+    shares = {}
+    for op in SPACE.ops[1:]:
+        pairs = [p for stage in range(len(complete[0].stages)) for p in _pairs(complete, cost, stage, op)]
+        if pairs:
+            shares[op] = round(statistics.geometric_mean(value / plain for value, plain in pairs) - 1, 3)
+    return shares
+
+
+def _pairs(
+    complete: Sequence[Architecture], values: Mapping[str, float], stage: int, op: str
+) -> list[tuple[float, float]]:
+    """Return the values of architectures with an op in a stage, each with that of the same with a separable one."""
+    by_choice = {(group(a), unit_ops(a)): values[a.hash] for a in complete}
+    pairs = []
+    for (shared, ops), value in by_choice.items():
+        plain = (shared, (*ops[:stage], SPACE.ops[0], *ops[stage + 1 :]))
+        if ops[stage] == op and plain in by_choice:
+            pairs.append((value, by_choice[plain]))
+    return pairs
 
 
 def _columns(runs: Mapping[str, Sequence[Training]], value: Any) -> tuple[list[float], list[float]]:
@@ -187,6 +207,7 @@ def _text(found: Mapping[str, Any]) -> str:
     ]
     if "op_effect" in found:
         lines.append(f"within width and resolution: {found['tau_with_test_accuracy_within_groups']}")
+        lines += [f"{name} added in place of separable_k3: {shares}" for name, shares in found["op_cost"].items()]
         lines.append(f"tau of each epoch with the other seed's end: {found['tau_of_epoch_with_other_seed']}")
         lines.append(f"test accuracy gained over {SPACE.ops[0]} in the same place:")
         lines += [f"  stage {stage}: {effect}" for stage, effect in enumerate(found["op_effect"], 1)]
