@@ -160,7 +160,8 @@ class FinalTraining:
         return finished_training(_folder(self._run, trial.number), self._formats)
 
     def _train(self, trial: TrialRecord, title: str) -> None:
-        with tqdm(total=self._recipe.epochs, desc=title, unit="epoch") as bar:
+        folder = _folder(self._run, trial.number)
+        with tqdm(total=self._recipe.epochs, initial=folder.epochs, desc=title, unit="epoch") as bar:
 
             def show(epoch: int, metrics: Mapping[str, float]) -> None:
                 said = f"accuracy {metrics['accuracy']:.2%}, loss {metrics['loss']:.4g}"
@@ -173,7 +174,7 @@ class FinalTraining:
                     trial.architecture,
                     self._data,
                     self._recipe,
-                    _folder(self._run, trial.number).path,
+                    folder.path,
                     threads=self._threads,
                     formats=self._formats,
                     report=show,
