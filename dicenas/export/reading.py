@@ -56,6 +56,7 @@ def read_exported(folder: str | Path) -> ExportedNetwork:
     architecture = Architecture.load(folder / "architecture.json")
     path, metrics_path = folder / FORMATS["safetensors"], folder / "metrics.json"
     check_sum(metrics_path)
+    told = read_constants(folder / FORMATS["py"])
     try:
         check_weights(path, architecture)
         network = build(architecture)
@@ -64,7 +65,6 @@ def read_exported(folder: str | Path) -> ExportedNetwork:
             trained = not FRESH.items() <= (file.metadata() or {}).items()
     except (SafetensorError, RuntimeError) as error:
         raise ValueError(f"{path} does not hold the weights of its architecture: {error}") from error
-    told = read_constants(folder / FORMATS["py"])
     names = told.get("CLASS_NAMES")
     return ExportedNetwork(
         network,
