@@ -11,6 +11,7 @@ import subprocess
 import threading
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 _LOOK_EVERY_S = 0.2
 _GRACE_S = 5.0
-# A worker that ends so often without a trial in between has another trouble than its trials.
+# A worker that dies so often without a trial in between has another trouble than its trials.
 _MOST_FALSE_STARTS = 3
 
 
@@ -146,6 +147,9 @@ class _Watched:
 class Supervisor:
     """Runs workers in processes until the study has its trials.
 
+    One that is killed, or ends for its limits, is started again. One that dies again and again before it has a trial,
+    as where its device is broken, is given up; the others go on without it.
+
     Args:
         shared: The search.
         start: Starts a worker: called with its place, from 0, and the file descriptor that it tells its events to.
@@ -169,14 +173,15 @@ class Supervisor:
         self._show = show
         self._selector = selectors.DefaultSelector()
         self._workers: dict[int, _Watched] = {}
-        self._false_starts = 0
+        self._done = False  # as soon as a worker says so
+        self._false_starts: Counter[int] = Counter()  # by place, since its last trial
         self.stop_reason: str | None = None
 
     def run(self) -> None:
         """Return when all workers have ended.
 
         Raises:
-            WorkerError: A worker could not work.
+            WorkerError: A worker could not work, and said why, or all were given up.
         """
         try:
             for index in range(self._count):
@@ -240,6 +245,7 @@ class Supervisor:
         if watched.error is not None:
             raise WorkerError(watched.error)
         if status == 0:
+            self._done = True
             return
         how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
         if status == -signal.SIGKILL and watched.over is None:
@@ -248,10 +254,20 @@ class Supervisor:
         logger.warning("worker %d: %s", watched.index, reason)
         self._shared.events.write("worker_lost", lost=watched.index, reason=reason)
         self._resolve(watched, how)
-        self._false_starts = 0 if watched.trials or watched.trial is not None else self._false_starts + 1
-        if self._false_starts >= _MOST_FALSE_STARTS:
+        if watched.trials or watched.trial is not None:
+            self._false_starts[watched.index] = 0
+        else:
+            self._false_starts[watched.index] += 1
+        if self._false_starts[watched.index] < _MOST_FALSE_STARTS:
+            self._launch(watched.index)
+        elif not self._workers and not self._done:
             raise WorkerError(f"workers end before they have a trial: the last one {how}")
-        self._launch(watched.index)
+        else:
+            logger.warning(
+                "worker %d ended %d times before it had a trial, and is not started again; the others go on",
+                watched.index,
+                _MOST_FALSE_STARTS,
+            )
 
     def _hold_to_limits(self, watched: _Watched) -> None:
         if watched.trial is None or watched.over is not None:

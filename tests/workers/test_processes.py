@@ -18,7 +18,7 @@ from dicenas.runs import RunFolder
 from dicenas.search import SearchResult, search
 from dicenas.workers import WorkerError
 from dicenas.workers.events import Event, read_events
-from tests.reliability.made_up_search import SPACE, made_up
+from tests.reliability.made_up_search import SPACE, MadeUp, made_up
 
 
 def run(out: Path, evaluate: object, **arguments: object) -> SearchResult:
@@ -100,6 +100,31 @@ def test_rungs_compare_the_trials_of_all_workers_and_sessions(tmp_path: Path) ->
     assert best.metrics["epochs"] == 3
     new = [trial for trial in second.run.trials() if trial.metrics["accuracy"] < 0.98]
     assert [(trial.state, trial.metrics["epochs"]) for trial in new] == [("complete", 1)] * 3
+
+
+class Deadly(MadeUp):
+    """Kills all processes that prepare it but the first ones."""
+
+    def __init__(self, folder: Path, lives: int) -> None:
+        self._folder = folder
+        self._lives = lives
+
+    def prepare(self, folder: Path) -> None:
+        if place(self._folder) >= self._lives:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def __call__(self, architecture: Architecture, net: nn.Module, report: Report) -> Mapping[str, float]:
+        while (self._folder / "asked.txt").stat().st_size < self._lives + 3:
+            time.sleep(0.02)
+        return made_up(architecture)
+
+
+def test_a_worker_that_dies_before_its_trials_is_given_up_and_the_others_go_on(tmp_path: Path) -> None:
+    result = run(tmp_path, Deadly(tmp_path, lives=1), workers=2)
+    assert len(result.run.trials()) == 4
+    assert "ended 3 times before it had a trial, and is not started again" in result.run.log_path.read_text()
+    with pytest.raises(WorkerError, match="workers end before they have a trial: the last one was killed by SIGKILL"):
+        run(tmp_path / "none", Deadly(tmp_path, lives=0), workers=2)
 
 
 def test_workers_that_cannot_work_end_the_search_with_their_own_words(tmp_path: Path) -> None:
