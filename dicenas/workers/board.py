@@ -61,6 +61,8 @@ _REPORTS = sa.Table(
 # Workers on other machines are gone when they were silent for so long, counted by the clock of who looks.
 BEAT_EVERY_S = 10.0
 SILENT_FOR_S = 60.0
+# Who could not tell of itself for so long has no database, and could not hear of others either.
+_DEAF_AFTER_S = 30.0
 
 
 class BudgetSpentError(RuntimeError):
@@ -138,6 +140,7 @@ class Board:
         self._trials = trials
         self.worker: int | None = None
         self._silence: dict[int, tuple[int, float]] = {}
+        self._heard = 0.0  # when this worker's last sign of life was written
         _make_tables(engine)
         try:
             with engine.begin() as connection:
@@ -178,11 +181,18 @@ class Board:
                 )
             )
         (self.worker,) = result.inserted_primary_key or (None,)
+        self._heard = time.monotonic()
         return int(before or 0)
 
     def beat(self) -> None:
         """Say that this worker lives."""
         self._set_worker(beats=_WORKERS.c.beats + 1, seen=time.time())
+        if self._is_deaf():  # until now: the others have as long again as at the start
+            self._silence.clear()
+        self._heard = time.monotonic()
+
+    def _is_deaf(self) -> bool:
+        return time.monotonic() - self._heard > _DEAF_AFTER_S
 
     def leave(self) -> None:
         """Say that this worker ended."""
@@ -204,7 +214,8 @@ class Board:
     def is_gone(self, worker: WorkerRow) -> bool:
         """Return whether a worker ended, as far as this process can know.
 
-        On this machine its process is looked for. On another it is gone when it was silent for a minute of watching.
+        On this machine its process is looked for. On another it is gone when it was silent for a minute of watching;
+        the time without a database does not count.
         """
         if worker.ended:
             return True
@@ -214,7 +225,7 @@ class Board:
         if beats != worker.beats:
             self._silence[worker.id] = worker.beats, time.monotonic()
             return False
-        return time.monotonic() - since > SILENT_FOR_S
+        return time.monotonic() - since > SILENT_FOR_S and not self._is_deaf()
 
     # Claims
 

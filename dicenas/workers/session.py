@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,14 @@ from dicenas.workers.limits import Limits
 from dicenas.workers.manifest import check_manifest
 from dicenas.workers.progress import Progress
 from dicenas.workers.shared import SharedStudy
-from dicenas.workers.storage import board_engine, open_proxy, open_storage, open_study_db, retrying
+from dicenas.workers.storage import (
+    SHORT_PATIENCE_S,
+    board_engine,
+    open_proxy,
+    open_storage,
+    open_study_db,
+    retrying,
+)
 from dicenas.workers.supervisor import Child, Supervisor, forked, telling
 from dicenas.workers.tensorboard import Scalars
 from dicenas.workers.worker import Rungs, Worker
@@ -167,7 +175,7 @@ class Session:
 
     def _run(self, settings: Mapping[str, Any], trials: int) -> int:
         run = self.run_folder
-        shared = retrying(lambda: self._open(settings, trials), _DATABASE)
+        shared = retrying(lambda: self._open(settings, trials), _DATABASE, patience_s=SHORT_PATIENCE_S)
         retrying(shared.take_up, _DATABASE)
         before = shared.finished
         logger.info("%d of %d trials are there", before, trials)
@@ -264,7 +272,8 @@ class Session:
     ) -> str | None:
         events = EventLog(self.run_folder.events_path, index or 0, watch)
         try:
-            shared = retrying(lambda: self._open(settings, trials, index, events), _DATABASE)
+            opened = partial(self._open, settings, trials, index, events)
+            shared = retrying(opened, _DATABASE, patience_s=SHORT_PATIENCE_S)
             events.write("worker_started", id=shared.board.worker, pid=os.getpid())
             with ExitStack() as stack:
                 if watch is None:  # nobody else shows how far it is

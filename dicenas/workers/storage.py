@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import sqlite3
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -25,6 +26,8 @@ from sqlalchemy.exc import (
 from dicenas.runs import RunFolder
 
 __all__ = [
+    "PATIENCE_S",
+    "SHORT_PATIENCE_S",
     "STORAGE_ERRORS",
     "Patience",
     "StorageLostError",
@@ -50,9 +53,12 @@ def _storage_errors() -> tuple[type[Exception], ...]:
 #: What a database that is away, busy or restarting raises through Optuna and SQLAlchemy, and Optuna's proxy before it.
 STORAGE_ERRORS = _storage_errors()
 
-# A database that restarts is back within this time; waits double from the first to the longest.
-_PATIENCE_S = 60.0
-_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.25, 8.0
+#: How long to go on asking a server that answered before, in seconds: its machine may be started again meanwhile.
+PATIENCE_S = 900.0
+#: How long to go on asking at the start, where the address may be wrong, and for a file, which nobody starts again.
+SHORT_PATIENCE_S = 60.0
+# Waits double from the first to the longest.
+_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.25, 15.0
 _BUSY_TIMEOUT_S = 60
 _CONNECT_TIMEOUT_S = 10
 
@@ -81,7 +87,7 @@ def hide_password(url: str) -> str:
     return make_url(url).render_as_string(hide_password=True)
 
 
-def open_storage(url: str, *, patience_s: float = _PATIENCE_S) -> RDBStorage:
+def open_storage(url: str, *, patience_s: float = SHORT_PATIENCE_S) -> RDBStorage:
     """Open the database at a URL, with Optuna's tables in it.
 
     Args:
@@ -198,7 +204,7 @@ def open_study_db(run: RunFolder) -> RDBStorage:
     return storage
 
 
-def retrying(action: Callable[[], _Result], what: str, *, patience_s: float = _PATIENCE_S) -> _Result:
+def retrying(action: Callable[[], _Result], what: str, *, patience_s: float = PATIENCE_S) -> _Result:
     """Return what an action gives, doing it again where the database does not answer.
 
     Args:
@@ -222,10 +228,10 @@ class Patience:
 
     Args:
         what: What does not answer, for messages.
-        seconds: How long to go on.
+        seconds: How long to go on; no longer than :data:`SHORT_PATIENCE_S` for sqlite.
     """
 
-    def __init__(self, what: str, seconds: float = _PATIENCE_S) -> None:
+    def __init__(self, what: str, seconds: float = PATIENCE_S) -> None:
         self._what = what
         self._seconds = seconds
         self.renew()
@@ -244,7 +250,8 @@ class Patience:
         Raises:
             StorageLostError: The database refused, or did not answer for too long.
         """
-        reason = _reason(error)
+        source = _source(error)
+        reason = _reason(source)
         if any(words in reason.lower() for words in _REFUSALS):
             raise StorageLostError(f"{self._what} refuses: {reason}") from error
         inner = error if isinstance(error, DBAPIError) else error.__cause__
@@ -253,7 +260,8 @@ class Patience:
             raise error
         now = time.monotonic()
         self._since = now if self._since is None else self._since
-        if now + self._wait > self._since + self._seconds:
+        seconds = min(self._seconds, SHORT_PATIENCE_S) if isinstance(source, sqlite3.Error) else self._seconds
+        if now + self._wait > self._since + seconds:
             raise StorageLostError(f"{self._what} does not answer: {reason}") from error
         logger.warning("%s does not answer, the next attempt is in %.2g s: %s", self._what, self._wait, reason)
         # Many workers that lost one database should not come back in step.
@@ -261,14 +269,19 @@ class Patience:
         self._wait = min(2 * self._wait, _LONGEST_WAIT_S)
 
 
-def _reason(error: BaseException) -> str:
-    """Return what the driver of the database said, in one line."""
+def _source(error: BaseException) -> BaseException:
+    """Return the error of the database's driver."""
     innermost = error
     while isinstance(innermost, StorageInternalError | DBAPIError):
         inner = innermost.orig if isinstance(innermost, DBAPIError) else innermost.__cause__
         if inner is None:
             break
         innermost = inner
-    if hasattr(innermost, "details"):  # gRPC's errors print as a page
-        return f"gRPC proxy: {innermost.details()}"
-    return " ".join(str(innermost).split()) or type(innermost).__name__
+    return innermost
+
+
+def _reason(error: BaseException) -> str:
+    """Return what a driver said, in one line."""
+    if hasattr(error, "details"):  # gRPC's errors print as a page
+        return f"gRPC proxy: {error.details()}"
+    return " ".join(str(error).split()) or type(error).__name__

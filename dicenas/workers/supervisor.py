@@ -20,7 +20,7 @@ from typing import Protocol
 from dicenas.workers.events import Event, read_events
 from dicenas.workers.limits import Limits, memory_mb
 from dicenas.workers.shared import SharedStudy
-from dicenas.workers.storage import retrying
+from dicenas.workers.storage import PATIENCE_S, StorageLostError, retrying
 
 __all__ = ["Child", "Supervisor", "WorkerError", "forked", "spawned", "telling"]
 
@@ -277,7 +277,7 @@ class Supervisor:
             watched.over = watched.trial, reason
             _kill(watched.child, signal.SIGKILL)
 
-    def _resolve(self, watched: _Watched, died: str | None = None) -> None:
+    def _resolve(self, watched: _Watched, died: str | None = None, *, patience_s: float = PATIENCE_S) -> None:
         """Decide what becomes of what a worker that ended was evaluating."""
 
         def resolve() -> None:
@@ -290,7 +290,7 @@ class Supervisor:
                     self._shared.resolve(claim, died=None if watched.over else died, failed=failed)
             self._shared.resolve_own()  # what a lost connection left half done
 
-        retrying(resolve, "the database of the study")
+        retrying(resolve, "the database of the study", patience_s=patience_s)
 
     def _forget(self, watched: _Watched) -> None:
         del self._workers[watched.index]
@@ -303,7 +303,8 @@ class Supervisor:
         for watched in self._workers.values():
             _kill(watched.child, signal.SIGTERM)
         deadline = time.monotonic() + _GRACE_S
-        for watched in list(self._workers.values()):
+        ended = list(self._workers.values())
+        for watched in ended:
             while watched.child.poll() is None:
                 if time.monotonic() > deadline:
                     _kill(watched.child, signal.SIGKILL)
@@ -311,7 +312,11 @@ class Supervisor:
             while self._read(watched):
                 pass
             self._forget(watched)
-            self._resolve(watched)
+        try:
+            for watched in ended:
+                self._resolve(watched, patience_s=_GRACE_S)
+        except StorageLostError as error:
+            logger.warning("trials that were cut off are taken up at the next start: %s", error)
 
 
 def _kill(child: Child, number: signal.Signals) -> None:

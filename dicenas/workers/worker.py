@@ -80,7 +80,7 @@ class Worker:
 
         Raises:
             InfeasibleConstraintError: Nothing in the space was found to meet the constraints.
-            StorageLostError: The database did not answer for a minute.
+            StorageLostError: The database refused, or did not answer for :data:`~dicenas.workers.storage.PATIENCE_S`.
         """
         shared, done = self._shared, 0
         patience = Patience("the database of the study")
@@ -93,6 +93,7 @@ class Worker:
                     if finished >= total:
                         return None
                     if finished + running >= total:
+                        patience.renew()
                         time.sleep(_IDLE_S)
                         continue
                     try:
@@ -102,6 +103,7 @@ class Worker:
                     except SpaceExhaustedError as reason:
                         if not running:
                             return str(reason)
+                        patience.renew()
                         # Only what others give up can still come, and each attempt leaves a trace in the study.
                         time.sleep(_IDLE_LONG_S)
                         continue

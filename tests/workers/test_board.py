@@ -96,19 +96,23 @@ def test_a_worker_elsewhere_is_gone_after_a_minute_of_silence(
     with engine.begin() as connection:
         connection.execute(sa.text(f"UPDATE dicenas_workers SET machine = 'elsewhere' WHERE id = {other.worker}"))
 
-    def gone() -> bool:
+    def gone_after(seconds: int, *, away: bool = False) -> bool:
+        for _ in range(seconds):
+            now[0] += 1
+            if not away:
+                board.beat()
         return board.is_gone(board.workers()[-1])
 
-    assert not gone()
-    now[0] += 50
-    assert not gone()
+    assert not gone_after(0)
+    assert not gone_after(50)
     other.beat()
-    now[0] += 50
-    assert not gone()
-    now[0] += 50
-    assert not gone()
-    now[0] += 11
-    assert gone()
+    assert not gone_after(50)
+    assert not gone_after(50)
+    # While the database was away, nobody could say anything.
+    assert not gone_after(600, away=True)
+    assert not gone_after(1)
+    assert not gone_after(50)
+    assert gone_after(11)
 
 
 def test_reports_are_read_from_where_one_stopped(engine: sa.Engine) -> None:
