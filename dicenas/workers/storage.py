@@ -6,11 +6,12 @@ import logging
 import random
 import sqlite3
 import time
+import warnings
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
-from optuna.exceptions import StorageInternalError
+from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import BaseStorage, GrpcStorageProxy, RDBStorage
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import (
@@ -164,7 +165,9 @@ def open_proxy(address: str) -> BaseStorage:
     if not host or not port.isdigit():
         raise ValueError(f"proxy {address!r}: expected HOST:PORT")
     try:
-        return GrpcStorageProxy(host=host, port=int(port))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)  # since Optuna 4.2
+            return GrpcStorageProxy(host=host, port=int(port))
     except ImportError as error:
         raise ValueError(
             f"proxy {address}: gRPC is not installed; pip install 'dicenas[distributed]' brings it"
