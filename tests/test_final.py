@@ -20,9 +20,12 @@ from dicenas.config import FinalConfig
 from dicenas.evaluation import DataConfig, TrainingDiverged
 from dicenas.final import FinalTraining, read_final_trials
 from dicenas.pareto import Direction
+from dicenas.report.final_training import final_training
+from dicenas.report.markup import to_html
+from dicenas.report.summary import RunSummary
 from dicenas.runs import RunFolder, TrialRecord
 from dicenas.space import SpaceSpec
-from dicenas.training import train
+from dicenas.training import TrainFolder, train
 from dicenas.workers.supervisor import forked
 
 SPACE = SpaceSpec(
@@ -152,6 +155,26 @@ def test_what_was_killed_goes_on_and_what_is_finished_is_kept(run: RunFolder, im
         )
         assert trained.result is not None
         assert {**trained.result.metrics, "train_seconds": 0} == {**alone.metrics, "train_seconds": 0}
+
+
+@pytest.mark.parametrize(
+    ("metrics", "said"), [({"accuracy": 0.25}, "that of the trial"), ({}, "missing: the search trained none")]
+)
+def test_the_report_of_trials_with_and_without_accuracies(metrics: dict[str, float], said: str, tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    run.write_config({"objectives": {"macs": "minimize"}})
+    run.write_trial(TrialRecord(0, next(SPACE.enumerate()), "complete", {"macs": 1e6, **metrics}))
+    assert final_training(RunSummary.read(run)) is None
+    folder = TrainFolder(run.path / "final" / "0")
+    folder.path.mkdir(parents=True)
+    folder.claim({"recipe": RECIPE, "data": {"train images": 57, "validation images": 15}})
+    folder.write_result({"accuracy": 0.75, "epochs": 8})
+    section = final_training(RunSummary.read(run))
+    assert section is not None
+    page = to_html(section)
+    assert f"on 57 images, and measured on 15. The searched accuracy is {said}" in page
+    assert ("<td>+50.0</td>" in page) == bool(metrics)
+    assert "<td>75.00</td>" in page
 
 
 def test_a_search_trains_its_best_through_interruptions(

@@ -40,9 +40,11 @@ def _explained(summary: RunSummary, trials: Sequence[FinalTrial]) -> str:
     parts += [f"batch {recipe.get('batch')}", f"learning rate {recipe.get('learning_rate')}"]
     how = f"{recipe.get('epochs')} epochs ({', '.join(parts)})"
     images, measured = data.get("train images", 0), data.get("validation images", 0)
+    seen = any("accuracy" in final.trial.metrics for final in trials)
     return (
         f"Networks of the search, trained from fresh weights for {how} on {images:,} images, and measured on "
-        f"{measured:,}. The searched accuracy is the one that the search chose by."
+        f"{measured:,}. The searched accuracy is "
+        + ("that of the trial." if seen else "missing: the search trained none.")
     )
 
 
