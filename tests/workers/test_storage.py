@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from types import SimpleNamespace
+from typing import Any
 
 import psycopg
 import pytest
@@ -12,6 +13,7 @@ from sqlalchemy.exc import OperationalError
 from dicenas.workers import StorageLostError
 from dicenas.workers import storage as module
 from dicenas.workers.storage import Patience, retrying
+from dicenas.workers.worker import Worker
 
 
 @pytest.fixture
@@ -61,3 +63,24 @@ def test_patience_begins_anew_once_there_was_an_answer(now: list[float]) -> None
         patience.wait(lost(psycopg.OperationalError("connection refused")))
         now[0] += 50
         patience.renew()
+
+
+def test_an_idle_worker_has_all_its_patience_each_time(now: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It waits for the last trial of another worker for more than half an hour, and the database is away four times."""
+    monkeypatch.setattr("dicenas.workers.worker.time", module.time)
+    asked = 0
+
+    def counts() -> dict[str, int]:
+        nonlocal asked
+        asked += 1
+        if asked % 1000 == 0:
+            raise lost(psycopg.OperationalError("connection refused"))
+        return {"running": 1} if now[0] < 3000 else {"finished": 1}
+
+    def nothing() -> None:
+        pass
+
+    board = SimpleNamespace(counts=counts, beat=nothing, leave=nothing)
+    shared: Any = SimpleNamespace(board=board, recover=nothing, resolve_own=nothing)
+    assert Worker(shared, lambda *_: {}, seed=0).run(1) is None
+    assert asked > 4000
