@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import optuna
 import sqlalchemy as sa
 import torch
 from measure import machine, write
@@ -91,6 +92,7 @@ def open_study(
     url: str, name: str, trials: int, sampler: str, worker: int
 ) -> tuple[ArchitectureStudy, Board, list[int]]:
     """Return a study, its claims, and a count of the statements that both send to the database."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = open_storage(url)
     engine = board_engine(storage)
     statements = [0]
