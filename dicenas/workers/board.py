@@ -324,12 +324,11 @@ class Board:
             theirs = (_REPORTS.c.study == self._study) & (_REPORTS.c.trial == trial)
             connection.execute(_REPORTS.delete().where(theirs))
 
-    def reports(self, after: int = 0) -> list[tuple[int, int, int, dict[str, float]]]:
-        """Return what was reported after a row, as ``(row, trial, step, metrics)`` in the order of the rows."""
-        chosen = (_REPORTS.c.study == self._study) & (_REPORTS.c.id > after)
+    def reports(self) -> list[tuple[int, int, dict[str, float]]]:
+        """Return what was reported at rungs, as ``(trial, step, metrics)`` in the order of the reports."""
         with self._engine.connect() as connection:
-            rows = connection.execute(sa.select(_REPORTS).where(chosen).order_by(_REPORTS.c.id))
-            return [(row.id, row.trial, row.step, json.loads(row.metrics)) for row in rows]
+            chosen = sa.select(_REPORTS).where(_REPORTS.c.study == self._study).order_by(_REPORTS.c.id)
+            return [(row.trial, row.step, json.loads(row.metrics)) for row in connection.execute(chosen)]
 
 
 def _make_tables(engine: sa.Engine) -> None:

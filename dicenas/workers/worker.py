@@ -6,7 +6,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -37,6 +37,9 @@ class Rungs(Protocol):
     def record(self, trial: int, step: int, metrics: Mapping[str, float]) -> None:
         """Take up what another trial reported."""
 
+    def forget(self, trials: Iterable[int]) -> None:
+        """Drop what trials reported that are going to be evaluated again."""
+
     def goes_on(self, trial: int, step: int, metrics: Mapping[str, float]) -> bool:
         """Record what a trial reports, and return whether it goes on."""
 
@@ -66,7 +69,7 @@ class Worker:
         self._seed = seed
         self._keeps_weights = keeps_weights
         self._rungs = rungs
-        self._seen = 0  # row of the reports that the rungs know of
+        self._reported: set[int] = set()  # trials of others whose reports the rungs know of
 
     def run(self, total: int, most: int | None = None) -> str | None:
         """Evaluate until the study has its trials; others may be working on it too.
@@ -185,10 +188,13 @@ class Worker:
         board, number = self._shared.board, proposal.number
 
         def others() -> None:
-            for row, trial, at, reported in board.reports(self._seen):
-                self._seen = row
-                if trial != number:
-                    rungs.record(trial, at, reported)
+            reports = [report for report in board.reports() if report[0] != number]
+            there = {trial for trial, _, _ in reports}
+            # What a killed worker's trial had reached counts no more: its architecture is evaluated again.
+            rungs.forget(self._reported - there)
+            self._reported = there
+            for trial, at, reported in reports:
+                rungs.record(trial, at, reported)
 
         what = "the database of the study"
         retrying(others, what)

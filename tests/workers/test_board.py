@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import sqlalchemy as sa
 
+from dicenas.evaluation import StopEvaluation
+from dicenas.strategies import Proposal, SuccessiveHalving
 from dicenas.workers import board as module
 from dicenas.workers.board import Board, BudgetSpentError
+from dicenas.workers.worker import Worker
 
 
 @pytest.fixture
@@ -115,12 +120,28 @@ def test_a_worker_elsewhere_is_gone_after_a_minute_of_silence(
     assert gone_after(11)
 
 
-def test_reports_are_read_from_where_one_stopped(engine: sa.Engine) -> None:
+def test_reports_are_read_by_all(engine: sa.Engine) -> None:
     first, second = worker(engine), worker(engine)
     first.report(0, 1, {"accuracy": 0.5})
     second.report(1, 1, {"accuracy": float("nan")})
-    [(row, *report), other] = first.reports()
-    assert report == [0, 1, {"accuracy": 0.5}]
-    assert [entry[0] for entry in second.reports(row)] == [other[0]]
+    [mine, (trial, step, metrics)] = first.reports()
+    assert mine == (0, 1, {"accuracy": 0.5})
+    assert (trial, step) == (1, 1)
+    assert math.isnan(metrics["accuracy"])
     first.forget(0)
-    assert [entry[1] for entry in second.reports()] == [1]
+    assert [trial for trial, _, _ in second.reports()] == [1]
+
+
+def test_rungs_know_nothing_of_trials_that_were_killed(engine: sa.Engine) -> None:
+    killed, board = worker(engine), worker(engine)
+    rungs = SuccessiveHalving((1,), 2, ("accuracy",))
+    at_work = Worker(SimpleNamespace(board=board), lambda *arguments: {}, 0, rungs=rungs)  # type: ignore[arg-type]
+
+    def reaches(trial: int, accuracy: float) -> None:
+        at_work._at_rung(rungs, Proposal(trial, {}, ""), 1, {"accuracy": accuracy})
+
+    killed.report(0, 1, {"accuracy": 0.9})
+    with pytest.raises(StopEvaluation, match="trial 1 is not among the best at step 1"):
+        reaches(1, 0.7)
+    board.forget(0)  # as whoever proposes its architecture again does
+    reaches(2, 0.8)
