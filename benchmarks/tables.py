@@ -48,6 +48,8 @@ NETWORK_GOALS = (
     ("dicenet_2.4", "shufflenet_v2_x1_5", 1.2),
 )
 
+#: Files of benchmarks/kernels.py and networks.py, whose tables are those of docs/performance.md.
+SPEED_FILES = ("kernels-*.json", "networks-*.json")
 #: Files of benchmarks/ops.py, whose tables are those of docs/choosing.md.
 OPS_FILES = "ops-*.json"
 #: Candidates that these tables show, of those that fit.
@@ -98,7 +100,7 @@ def replaced(document: str, text: str) -> str:
 
 def tables(folder: Path) -> str:
     """Return one table a file, and the goals."""
-    results = {path.name: read(path) for path in sorted(folder.glob("*.json")) if not path.match(OPS_FILES)}
+    results = {path.name: read(path) for kind in SPEED_FILES for path in sorted(folder.glob(kind))}
     parts = [part for name, result in results.items() for part in file_tables(name, *result)]
     return "\n\n".join([*parts, table(["goal", "wanted", "reached here"], goals(list(results.values())), "lll")]) + "\n"
 
