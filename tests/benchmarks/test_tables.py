@@ -36,9 +36,9 @@ def test_a_document_without_marks() -> None:
 
 def test_columns_are_those_that_were_measured(tmp_path: Path) -> None:
     rows = [{**SHAPE, "ratios": {"forward": 7.0}}, {**SHAPE, "ratios": {"forward": 5.0, "train": 3.5}}]
-    write(tmp_path / "kernels.json", rows)
+    write(tmp_path / "kernels-a.json", rows)
     lines = tables.tables(tmp_path).split("\n")
-    assert lines[0].startswith("`kernels.json`: a processor, 2 cores (AVX2), 1 thread, torch 2.11, 2026-01-02")
+    assert lines[0].startswith("`kernels-a.json`: a processor, 2 cores (AVX2), 1 thread, torch 2.11, 2026-01-02")
     assert lines[2:6] == [
         "| batch, shape, dtype | DimConv | training step |",
         "|---|---:|---:|",
@@ -48,13 +48,13 @@ def test_columns_are_those_that_were_measured(tmp_path: Path) -> None:
 
 
 def test_goals(tmp_path: Path) -> None:
-    write(tmp_path / "one.json", [{**SHAPE, "ratios": {"forward": 7.0}}, {**SHAPE, "ratios": {"forward": 5.0}}])
-    write(tmp_path / "two.json", [{**SHAPE, "ratios": {"forward": 8.0}}], threads=2)
+    write(tmp_path / "kernels-one.json", [{**SHAPE, "ratios": {"forward": 7.0}}, {**SHAPE, "ratios": {"forward": 5.0}}])
+    write(tmp_path / "kernels-two.json", [{**SHAPE, "ratios": {"forward": 8.0}}], threads=2)
     gpu = {"batch": 64, "channels": 116, "size": 28, "dtype": "float32", "us": {"kernel": 30.5, "block_kernel": 12.0}}
-    write(tmp_path / "gpu.json", [{**gpu, "ratios": {"forward": 1.0}}], type="cuda", device="a GPU")
+    write(tmp_path / "kernels-gpu.json", [{**gpu, "ratios": {"forward": 1.0}}], type="cuda", device="a GPU")
     other = {**SHAPE, "dtype": "float64", "ratios": {"forward": 1.0}}
-    write(tmp_path / "other.json", [other])
-    write(tmp_path / "net.json", [{"pair": "dicenet_1.0 compiled / shufflenet_v2_x1_0 folded", "ratio": 1.1}])
+    write(tmp_path / "networks-other.json", [other])
+    write(tmp_path / "networks-net.json", [{"pair": "dicenet_1.0 compiled / shufflenet_v2_x1_0 folded", "ratio": 1.1}])
     found = {row[0]: row[1:] for row in tables.goals([tables.read(path) for path in sorted(tmp_path.glob("*"))])}
     forward = "CPU DimConv forward against eager, every shape"
     assert found[f"{forward}, 1 thread"] == [">= 6", "5.0-7.0, median 6.0: reached in 1 of 2"]
@@ -81,13 +81,14 @@ def test_goals(tmp_path: Path) -> None:
 def test_benchmarks_write_what_the_tables_read(command: tuple[str, ...], tmp_path: Path) -> None:
     script, *arguments = command
     path = tables.ROOT / "benchmarks" / script
+    name = f"{path.stem}-here.json"
     done = subprocess.run(
-        [sys.executable, str(path), *arguments, "--seconds", "0", "--json", str(tmp_path / "results.json")],
+        [sys.executable, str(path), *arguments, "--seconds", "0", "--json", str(tmp_path / name)],
         capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     text = tables.tables(tmp_path)
-    assert "results.json" in text
+    assert name in text
     assert ("1, 8×5×5, float64" if script == "kernels.py" else "dicenet_1.0 plain") in text
 
 
