@@ -26,8 +26,10 @@ QUICKSTART = Path(__file__).parent.parent / "configs" / "quickstart.yaml"
 
 
 def given(**changes: Any) -> dict[str, Any]:
-    """The quickstart configuration with some sections replaced."""
-    return {**yaml.safe_load(QUICKSTART.read_text(encoding="utf-8")), **changes}
+    """The quickstart configuration without its proxy, and with some sections replaced."""
+    settings = yaml.safe_load(QUICKSTART.read_text(encoding="utf-8"))
+    del settings["proxy"], settings["search"]["first_from_proxy"]
+    return {**settings, **changes}
 
 
 def problems(config: Any) -> list[str]:
@@ -44,7 +46,9 @@ def test_quickstart() -> None:
     assert config.objectives == {"accuracy": "maximize", "latency_ms": "minimize"}
     assert list(config.objectives) == ["accuracy", "latency_ms"]
     assert config.latency == LatencyConfig()
-    assert (config.search.sampler, config.search.trials, config.search.seed) == ("nsga2", 24, 0)
+    assert (config.search.sampler, config.search.trials, config.search.seed) == ("predictor", 24, 0)
+    assert config.search.first_from_proxy == 6
+    assert config.proxy == ProxyConfig(("naswot",))
     assert isinstance(config.evaluator, TrainEvaluatorConfig)
     assert (config.evaluator.epochs, config.evaluator.batch) == (3, 32)
     assert config.export.formats == ("py", "safetensors")
@@ -316,7 +320,7 @@ def test_files_that_are_no_configuration(tmp_path: Path) -> None:
 def test_a_key_given_twice_is_a_mistake(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     quickstart = QUICKSTART.read_text(encoding="utf-8")
-    path.write_text(f"{quickstart}\nsearch:\n  trials: 3\n  trials: 4\n", encoding="utf-8")
+    path.write_text(f"{quickstart}\nsearch:\n  trials: 3\n  trials: 4\n  first_from_proxy: 6\n", encoding="utf-8")
     with pytest.raises(ConfigError) as caught:
         load_config(path)
     lines = quickstart.splitlines()
