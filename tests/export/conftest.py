@@ -38,7 +38,8 @@ def make_trained(architecture: Architecture) -> Network:
             if isinstance(module, nn.BatchNorm2d):
                 module.momentum = 0.1
         logits = network.eval()(images)
-        assert logits.std(0).mean() > 0.01 * logits.abs().max()
+        # A hundred times what an export may differ by.
+        assert logits.std(0).mean() > 1e-3 * logits.abs().max()
     return network
 
 
