@@ -68,13 +68,15 @@ class CostBook:
         return dict(costs), None
 
     def cost(self, name: str, architecture: Architecture) -> float:
-        """Return one cost.
+        """Return one cost, NaN where it could not be determined.
 
         Raises:
-            CostError: The cost function failed.
-            RuntimeError: It failed for several architectures in a row.
+            RuntimeError: The cost function failed for several architectures in a row.
         """
-        return self._cost(name, architecture, self.known.setdefault(architecture.hash, {}))
+        try:
+            return self._cost(name, architecture, self.known.setdefault(architecture.hash, {}))
+        except CostError:
+            return math.nan
 
     def violation(self, architecture: Architecture) -> Violation:
         """Return how far an architecture is from meeting the constraints, :data:`FEASIBLE` where it does.

@@ -22,7 +22,6 @@ from dicenas.architecture import Architecture
 from dicenas.space import Choice, SpaceSpec
 from dicenas.strategies.closed_forms import ClosedForms
 from dicenas.strategies.costs import CostFunction
-from dicenas.strategies.feasible import CostError
 from dicenas.strategies.index import holds
 from dicenas.strategies.parameters import active_sample, draw
 from dicenas.strategies.ranking import domination_ranks
@@ -60,7 +59,7 @@ class PredictorSampler(BaseSampler):
         closed_forms: Bounds on MACs and parameters, and the image size at which these are counted; by default there
             are none, and it is each architecture's own.
         objective_costs: The objectives that are quickly told of any architecture, by their index. An architecture of
-            which one raises :class:`~dicenas.strategies.feasible.CostError` is proposed last.
+            which one is NaN is proposed last.
         startup_trials: Complete trials before the first model; until then architectures are drawn at random.
         candidates: Number of architectures that the models judge for a proposal.
         seed: Seed.
@@ -197,14 +196,7 @@ class PredictorSampler(BaseSampler):
 
     def _told(self, objective: int, architectures: Sequence[Architecture]) -> Floats:
         """Return an objective as its cost tells it, NaN where it cannot."""
-
-        def told(architecture: Architecture) -> float:
-            try:
-                return self._objective_costs[objective](architecture)
-            except CostError:
-                return np.nan
-
-        return np.array([told(architecture) for architecture in architectures])
+        return np.array([self._objective_costs[objective](architecture) for architecture in architectures])
 
     # Architectures as numbers
 

@@ -23,10 +23,10 @@ def most_promising_first(
 
     Args:
         scores: A score of each, more is better.
-        costs: What each costs, less is better; none for the order of the scores.
+        costs: What each costs, less is better, NaN is worst; none for the order of the scores.
     """
     architectures = list(scores)
     columns = [[-scores[a] for a in architectures], *([cost[a] for a in architectures] for cost in costs)]
-    # Equal values have equal ranks.
+    # Equal values have equal ranks; NaN ranks last.
     ranks = [np.unique(column, return_inverse=True)[1] for column in columns]
     return [architectures[index] for index in best_first(np.stack(ranks, axis=1))] if architectures else []

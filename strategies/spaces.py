@@ -153,15 +153,8 @@ class ArchitectureSpace(SearchedSpace):
         return cost in self._book.functions
 
     def costs(self, name: str, architectures: Iterable[Architecture]) -> dict[Architecture, float]:
-        """Return one cost of several architectures, infinite where it could not be determined."""
-
-        def cost(architecture: Architecture) -> float:
-            try:
-                return self._book.cost(name, architecture)
-            except CostError:
-                return math.inf
-
-        return {architecture: cost(architecture) for architecture in architectures}
+        """Return one cost of several architectures, NaN where it could not be determined."""
+        return {architecture: self._book.cost(name, architecture) for architecture in architectures}
 
     def know(self, digest: str, costs: Mapping[str, float]) -> None:
         """Take up costs that were computed in an earlier session."""

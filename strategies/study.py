@@ -261,7 +261,7 @@ class ArchitectureStudy:
         within = {architecture: scores[architecture] for architecture in self._searched.within_closed_forms(scores)}
         costs = []
         for index, (name, direction) in enumerate(self.objectives.items()):
-            if index in self._objective_costs or self._searched.knows(name):
+            if self._searched.knows(name):
                 told = self._searched.costs(name if index in self._objective_costs else "macs", within)
                 costs.append(told if direction == "minimize" else {key: -cost for key, cost in told.items()})
         found: list[Architecture] = []
