@@ -47,6 +47,7 @@ OPENVINO = ["openvino"]
 PLOTS = ["matplotlib"]
 TRAIN = ["numpy", "pillow>=10.1", "timm>=1.0", "torchvision"]
 PARQUET = ["pyarrow"]
+MYSQL = ["pymysql[rsa]"]  # with what the passwords of MySQL 8 and later take
 DISTRIBUTED = ["grpcio", "optuna-dashboard", "psycopg[binary]", "tensorboard"]
 DEVELOPMENT = [
     "hypothesis",
@@ -172,7 +173,8 @@ if __name__ == "__main__":
             "train": TRAIN,
             "parquet": PARQUET,
             "distributed": DISTRIBUTED,
-            "all": [*SEARCH, *EXPORT, *PLOTS, *TRAIN, *PARQUET, *DISTRIBUTED],
+            "mysql": MYSQL,
+            "all": [*SEARCH, *EXPORT, *PLOTS, *TRAIN, *PARQUET, *DISTRIBUTED, *MYSQL],
             "dev": DEVELOPMENT,
         },
         entry_points={"console_scripts": ["dicenas = dicenas.cli:main"]},
