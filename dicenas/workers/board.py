@@ -14,6 +14,8 @@ import psutil
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
+from dicenas.workers.storage import making_tables
+
 __all__ = ["Board", "BudgetSpentError", "Claim", "WorkerRow"]
 
 # Longer names than Optuna's own studies may have are not needed; all keys together fit into an index of MySQL.
@@ -141,7 +143,7 @@ class Board:
         self.worker: int | None = None
         self._silence: dict[int, tuple[int, float]] = {}
         self._heard = 0.0  # when this worker's last sign of life was written
-        _make_tables(engine)
+        making_tables(lambda: _TABLES.create_all(engine))
         try:
             with engine.begin() as connection:
                 connection.execute(_STUDIES.insert().values(study=study, changes=0))
@@ -329,18 +331,6 @@ class Board:
         with self._engine.connect() as connection:
             chosen = sa.select(_REPORTS).where(_REPORTS.c.study == self._study).order_by(_REPORTS.c.id)
             return [(row.trial, row.step, json.loads(row.metrics)) for row in connection.execute(chosen)]
-
-
-def _make_tables(engine: sa.Engine) -> None:
-    """Make the tables that are missing; of workers that start together only one makes each."""
-    for attempt in range(5):
-        try:
-            _TABLES.create_all(engine)
-            return
-        except sa.exc.DBAPIError:
-            if attempt == 4:
-                raise
-            time.sleep(0.1 * (attempt + 1))
 
 
 def this_machine() -> str:

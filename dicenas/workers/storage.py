@@ -34,6 +34,7 @@ __all__ = [
     "StorageLostError",
     "board_engine",
     "hide_password",
+    "making_tables",
     "open_proxy",
     "open_storage",
     "open_study_db",
@@ -63,6 +64,11 @@ _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.25, 15.0
 _BUSY_TIMEOUT_S = 60
 _CONNECT_TIMEOUT_S = 10
 
+# Of processes that make the tables of an empty database at the same moment, each may find some of them made meanwhile.
+_MOST_COLLISIONS = 20
+_COLLISIONS = ("already exists", "duplicate")
+_COLLISION_WAIT_S = 0.2
+
 # A refusal, which no waiting changes. The words of PostgreSQL, MySQL and sqlite.
 _REFUSALS = (
     "authentication failed",
@@ -71,6 +77,7 @@ _REFUSALS = (
     "unknown database",
     "could not translate host name",
     "failed to resolve host",
+    "name or service not known",
     "no password supplied",
     "unable to open database file",
     "disk is full",
@@ -118,7 +125,7 @@ def open_storage(url: str, *, patience_s: float = SHORT_PATIENCE_S) -> RDBStorag
     except (ImportError, NoSuchModuleError) as error:
         raise ValueError(
             f"storage {shown}: its driver is not installed ({error}); pip install 'dicenas[distributed]' brings that "
-            "of PostgreSQL, pip install pymysql one of MySQL"
+            "of PostgreSQL, 'dicenas[mysql]' that of MySQL"
         ) from error
     except RuntimeError as error:  # Optuna's word for tables of another version
         raise ValueError(f"storage {shown}: {' '.join(str(error).split())}") from error
@@ -126,7 +133,7 @@ def open_storage(url: str, *, patience_s: float = SHORT_PATIENCE_S) -> RDBStorag
 
 
 def _open(url: str, engine: dict[str, Any]) -> RDBStorage:
-    storage = RDBStorage(url, engine_kwargs=dict(engine))
+    storage = making_tables(lambda: RDBStorage(url, engine_kwargs=dict(engine)))
     if storage.engine.dialect.name == "sqlite":
         with storage.engine.connect() as connection:
             connection.exec_driver_sql("PRAGMA journal_mode=WAL")
@@ -135,6 +142,22 @@ def _open(url: str, engine: dict[str, Any]) -> RDBStorage:
         _set_synchronous(storage.engine, "NORMAL")
         storage.engine.dispose()
     return storage
+
+
+def making_tables(action: Callable[[], _Result]) -> _Result:
+    """Return what an action gives that makes tables where they are missing, although others make them meanwhile.
+
+    Args:
+        action: Must not mind being done twice.
+    """
+    for _ in range(_MOST_COLLISIONS):
+        try:
+            return action()
+        except DBAPIError as error:
+            if not any(words in _reason(_source(error)).lower() for words in _COLLISIONS):
+                raise
+            time.sleep(_COLLISION_WAIT_S * random.random())
+    return action()
 
 
 def board_engine(storage: RDBStorage) -> sa.Engine:

@@ -1,4 +1,4 @@
-"""A database server and a small disk for the tests of what survives."""
+"""Database servers and a small disk for the tests of what survives."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.reliability.mariadb import MariaDB
 from tests.reliability.postgres import Postgres
 from tests.reliability.tally import COUNTED, Tally
 
@@ -57,6 +58,23 @@ def database(postgres: Postgres) -> str:
     name = f"nas_{time.monotonic_ns()}"
     postgres.execute(f"CREATE DATABASE {name}")
     return postgres.url(name)
+
+
+@pytest.fixture(scope="session")
+def mariadb() -> Iterator[MariaDB]:
+    """A running MariaDB server."""
+    with tempfile.TemporaryDirectory(prefix="dicenas-mariadb-") as folder:
+        server = MariaDB(Path(folder))
+        yield server
+        server.stop()
+
+
+@pytest.fixture
+def mysql_database(mariadb: MariaDB) -> str:
+    """URL of an empty database that MySQL's driver speaks to."""
+    name = f"nas_{time.monotonic_ns()}"
+    mariadb.execute(f"CREATE DATABASE {name}")
+    return mariadb.url(name)
 
 
 @pytest.fixture

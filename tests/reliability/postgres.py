@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 from pathlib import Path
+
+from tests.loopback import free_port
 
 __all__ = ["Postgres"]
 
@@ -22,9 +23,7 @@ class Postgres:
     """A PostgreSQL server on loopback, with a password, in a folder of its own."""
 
     def __init__(self, folder: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         self._data = folder / "data"
         secret = folder / "secret"
         secret.write_text("s3cret")

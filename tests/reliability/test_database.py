@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import optuna
 import pytest
+import sqlalchemy as sa
 import yaml
 
 import dicenas.workers.manifest
 from dicenas.cli import main
 from dicenas.runs import RunFolder
 from dicenas.workers import StorageLostError, open_storage
+from dicenas.workers.board import Board
 from dicenas.workers.events import read_events
-from dicenas.workers.storage import open_proxy, retrying
+from dicenas.workers.storage import board_engine, open_proxy, retrying
+from tests.loopback import free_port
 from tests.reliability.killing import ROOT
 
 
@@ -40,9 +44,50 @@ from tests.reliability.killing import ROOT
 )
 def test_a_database_that_cannot_be_used(database: str, change: object, error: type[Exception], said: str) -> None:
     assert callable(change)
+    refuse(change(database), error, said)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("s3cret", "wrong", r"nas:\*\*\*@.* refuses: .*Access denied for user 'nas'"),
+        (r"nas_\d+", "nowhere", r"refuses: .*Unknown database 'nowhere'"),
+        (r":\d+/", ":1/", r"does not answer: .*Can't connect to MySQL server"),
+        (r"@[\d.]+", "@nowhere.invalid", r"refuses: .*Name or service not known"),
+    ],
+    ids=["password", "database", "port", "host"],
+)
+def test_a_mysql_database_that_cannot_be_used(mysql_database: str, old: str, new: str, said: str) -> None:
+    refuse(re.sub(old, new, mysql_database), StorageLostError, said)
+
+
+def refuse(url: str, error: type[Exception], said: str) -> None:
     with pytest.raises(error, match=f"(?s){said}") as raised:
-        open_storage(change(database), patience_s=0.5)
+        open_storage(url, patience_s=0.5)
     assert "s3cret" not in str(raised.value)
+
+
+def open_together(url: str) -> None:
+    """Open an empty database from several sides at once, as a search and the proxy in front of it do."""
+    together = threading.Barrier(4)
+
+    def opened(_: int) -> list[str]:
+        together.wait()
+        storage = open_storage(url, patience_s=0)
+        Board(board_engine(storage), "study")
+        return sa.inspect(storage.engine).get_table_names()
+
+    with ThreadPoolExecutor(4) as pool:
+        for tables in pool.map(opened, range(4)):
+            assert {"studies", "alembic_version", "dicenas_claims"} <= set(tables)
+
+
+def test_processes_that_open_an_empty_database_at_once(database: str) -> None:
+    open_together(database)
+
+
+def test_processes_that_open_an_empty_mysql_database_at_once(mysql_database: str) -> None:
+    open_together(mysql_database)
 
 
 def test_tables_of_another_optuna(database: str) -> None:
@@ -143,9 +188,7 @@ run_grpc_proxy_server(open_storage(sys.argv[1]), host="127.0.0.1", port=int(sys.
 
 @pytest.mark.slow
 def test_two_workers_behind_a_proxy_that_is_started_again(database: str, tmp_path: Path, config: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     arguments = ["search", str(config), "--storage", database, "--out", str(tmp_path), "--trials", "6"]
     arguments += ["--proxy", f"127.0.0.1:{port}", "--workers", "2"]

@@ -15,6 +15,7 @@ from dicenas.evaluation.tabular import SCHEMA_VERSION
 from dicenas.nets import architecture_cost
 from dicenas.space import SpaceSpec
 from tests.reliability.killing import Counts, kill_until_done, made_up_search
+from tests.reliability.mariadb import MariaDB
 from tests.reliability.postgres import Postgres
 from tests.reliability.tally import Tally
 
@@ -38,6 +39,19 @@ def test_kills_and_lost_connections_over_postgres(
     command = made_up_search(tmp_path, 40, 4, database)
     search = partial(kill_until_done, tmp_path, command, trials=40, seed=1, storage=database)
     check(search(kills=5, disturb=postgres.drop_connections), 40, 5, tally)
+    assert "does not answer, the next attempt" in (tmp_path / "run" / "log.txt").read_text()
+
+
+def test_kills_over_mysql_whose_server_is_started_again(
+    tmp_path: Path, mariadb: MariaDB, mysql_database: str, tally: Tally
+) -> None:
+    def restart() -> None:
+        mariadb.stop()
+        mariadb.start()
+
+    command = made_up_search(tmp_path, 12, 2, mysql_database)
+    search = partial(kill_until_done, tmp_path, command, trials=12, seed=5, storage=mysql_database)
+    check(search(kills=2, disturb=restart), 12, 2, tally)
     assert "does not answer, the next attempt" in (tmp_path / "run" / "log.txt").read_text()
 
 
