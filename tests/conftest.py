@@ -34,13 +34,9 @@ def reference_is_present() -> bool:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if os.environ.get("DICENAS_REQUIRE_REFERENCE") == "1" and not reference_is_present():
-        raise pytest.UsageError(
-            f"DICENAS_REQUIRE_REFERENCE=1, but there is no reference data in {REFERENCE}: "
-            "set DICENAS_REFERENCE to its folder"
-        )
-    if os.environ.get("DICENAS_REQUIRE_POSTGRES") == "1" and not NEEDS["postgres"][0]():
-        raise pytest.UsageError(f"DICENAS_REQUIRE_POSTGRES=1, but: {NEEDS['postgres'][1]}")
+    for name, (present, said) in NEEDS.items():
+        if os.environ.get(required := f"DICENAS_REQUIRE_{name.upper()}") == "1" and not present():
+            raise pytest.UsageError(f"{required}=1, but: {said}")
     # NNI writes to ~/nni-experiments; a home for each worker keeps them from waiting for one another's locks.
     home = tempfile.TemporaryDirectory(prefix="dicenas-tests-")
     patch = pytest.MonkeyPatch()
@@ -60,13 +56,19 @@ def gpu_is_present() -> bool:
 
 
 #: Fixtures that not every machine has what it takes for: whether this one does, and what is said where it does not.
+#: With ``DICENAS_REQUIRE_<FIXTURE>=1`` that is an error, else the tests that take the fixture are deselected.
 NEEDS = {
-    "reference": (reference_is_present, f"No reference data in {REFERENCE} (DICENAS_REFERENCE)"),
+    "reference": (reference_is_present, f"No reference data in {REFERENCE} (DICENAS_REFERENCE: its folder)"),
     "gpu": (gpu_is_present, "No CUDA device"),
     "postgres": (
         lambda: shutil.which("initdb") is not None or any(Path("/usr/lib/postgresql").glob("*/bin/initdb")),
         "No PostgreSQL server (Debian: apt-get install postgresql)",
     ),
+    "mariadb": (
+        lambda: shutil.which("mariadbd") is not None or Path("/usr/sbin/mariadbd").is_file(),
+        "No MariaDB server (Debian: apt-get install mariadb-server)",
+    ),
+    "chromium": (lambda: shutil.which("chromium") is not None, "No Chromium (Debian: apt-get install chromium)"),
     "small_disk": (lambda: sys.platform == "linux" and os.geteuid() == 0, "Not root, who alone may mount a small disk"),
     "nvcc": (lambda: shutil.which("nvcc") is not None, "No nvcc on PATH"),
     "openvino": (

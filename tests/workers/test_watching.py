@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import html
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import optuna
 import pytest
 
 from dicenas.cli import main
@@ -11,6 +19,7 @@ from dicenas.runs import RunFolder
 from dicenas.search import search
 from dicenas.workers.events import read_events
 from dicenas.workers.status import read_statuses
+from tests.loopback import answers, free_port
 from tests.reliability.made_up_search import SPACE, MadeUp
 
 
@@ -69,13 +78,43 @@ def test_tensorboard_reads_the_scalars(run: RunFolder) -> None:
     assert events.Scalars("best/macs")[-1].value == min(trial.metrics["macs"] for trial in run.trials())
 
 
-def test_optuna_dashboard_opens_the_study(run: RunFolder) -> None:
-    from optuna_dashboard import wsgi
-    from werkzeug.test import Client
+@pytest.fixture(scope="module")
+def chromium() -> str:
+    """The browser."""
+    found = shutil.which("chromium")
+    assert found is not None
+    return found
 
-    client = Client(wsgi(run.storage_url))
-    assert "<title>Optuna Dashboard</title>" in client.get("/dashboard").text
-    [summary] = client.get("/api/studies").json["study_summaries"]
-    assert summary["study_name"] == "run"
-    study = client.get(f"/api/studies/{summary['study_id']}").json
-    assert [trial["state"] for trial in study["trials"]] == ["Complete"] * 3
+
+@pytest.fixture
+def dashboard(run: RunFolder) -> Iterator[str]:
+    """Address of a dashboard of the run's study."""
+    port = free_port()
+    script = Path(sys.executable).with_name("optuna-dashboard")
+    with subprocess.Popen([str(script), "--quiet", "--port", str(port), run.storage_url]) as process:
+        deadline = time.monotonic() + 120
+        while not answers(port):
+            assert process.poll() is None
+            assert time.monotonic() < deadline, "it does not answer"
+            time.sleep(0.1)
+        yield f"http://127.0.0.1:{port}/dashboard"
+        process.terminate()
+
+
+def seen_in(chromium: str, address: str, folder: Path) -> str:
+    """The words of a page, as its scripts made it."""
+    command = [chromium, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder}"]
+    # Scripts run on a clock of their own, which waits for what they load.
+    command += ["--virtual-time-budget=20000", "--dump-dom", address]
+    page = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True).stdout
+    page = re.sub(r"<(script|style).*?</\1>", "", page, flags=re.DOTALL)
+    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", page)).split())
+
+
+def test_optuna_dashboard_opens_the_study(run: RunFolder, dashboard: str, chromium: str, tmp_path: Path) -> None:
+    number = optuna.storages.get_storage(run.storage_url).get_study_id_from_name("run")
+    page = seen_in(chromium, f"{dashboard}/studies/{number}/trials", tmp_path)
+    assert f"run (id={number})" in page
+    assert "3 Trials Trial 0 Complete Trial 1 Complete Trial 2 Complete" in page
+    first = run.read_trial(0).metrics
+    assert f"Value {first['accuracy']}, {first['macs']:.0f}" in page
