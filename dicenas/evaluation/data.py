@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from dataclasses import dataclass, field, replace
 
@@ -18,6 +19,8 @@ DATASETS = ("digits", "cifar10", "imagefolder")
 #: images that are normalised with them.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+_DIGEST_IMAGES = 256  # images of each part that a digest looks at
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,17 @@ class Data:
             train, val = self.train.at_size(image_size), self.val.at_size(image_size)
             self._resized[image_size] = replace(self, train=train, val=val)
         return self._resized[image_size]
+
+    def digest(self) -> str:
+        """Return what datasets share whose labels, normalisation and a sample of whose images agree; hexadecimal."""
+        digest = hashlib.sha256(repr((self.class_names, self.mean, self.std, self.augmentable)).encode())
+        for part in (self.train, self.val):
+            digest.update(f"{len(part)} {part.image_size}".encode())
+            digest.update(part.labels.numpy().tobytes())
+            sample = torch.arange(0, len(part), max(1, len(part) // _DIGEST_IMAGES))
+            for images, _ in part.batches(sample, _DIGEST_IMAGES):
+                digest.update(images.contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
 
     def normalize(self, images: Tensor) -> Tensor:
         """Turn images into what networks take.

@@ -9,17 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from dicenas.evaluation.data import Data
 from dicenas.files import CHECKSUM, atomic_write_bytes
 
-__all__ = ["SCHEMA_VERSION", "TrainingState", "data_digest", "read_checkpoint", "write_checkpoint"]
+__all__ = ["SCHEMA_VERSION", "TrainingState", "read_checkpoint", "write_checkpoint"]
 
 #: Version of the file's form; raised when a field is added, renamed or changes its meaning.
 SCHEMA_VERSION = 2
-_DIGEST_IMAGES = 256  # images of each part that a digest looks at
 _HEADER = "dicenas_supernet"
 
 
@@ -42,18 +39,6 @@ class TrainingState:
     order: Tensor
     generator: Tensor
     scaler: Mapping[str, Any] = field(default_factory=dict)
-
-
-def data_digest(data: Data) -> str:
-    """Return a digest that datasets share where their labels, normalisation and a sample of their images agree."""
-    digest = hashlib.sha256(repr((data.class_names, data.mean, data.std, data.augmentable)).encode())
-    for part in (data.train, data.val):
-        digest.update(f"{len(part)} {part.image_size}".encode())
-        digest.update(part.labels.numpy().tobytes())
-        sample = torch.arange(0, len(part), max(1, len(part) // _DIGEST_IMAGES))
-        for images, _ in part.batches(sample, _DIGEST_IMAGES):
-            digest.update(images.contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def write_checkpoint(path: Path, training: Mapping[str, Any], state: TrainingState) -> None:

@@ -16,7 +16,6 @@ from dicenas.evaluation.data import Data
 from dicenas.evaluation.devices import checked_device
 from dicenas.evaluation.evaluators import Evaluator, Report
 from dicenas.evaluation.recalibrate import recalibrate
-from dicenas.evaluation.supernet.checkpoint import data_digest
 from dicenas.evaluation.supernet.network import Supernet
 from dicenas.evaluation.supernet.train import SupernetConfig, check_suits, train_supernet
 from dicenas.evaluation.training import evaluate
@@ -115,7 +114,7 @@ class SupernetEvaluator(Evaluator):
 
     def _digest(self, supernet: Supernet) -> str:
         """Return what metrics depend on beside the architecture."""
-        digest = hashlib.sha256(f"{data_digest(self._data)} {self._config.recalibration_batches}".encode())
+        digest = hashlib.sha256(f"{self._data.digest()} {self._config.recalibration_batches}".encode())
         for name, weight in supernet.weights.items():
             digest.update(name.encode() + weight.detach().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]

@@ -21,7 +21,7 @@ from dicenas.cost.runtimes import using_threads
 from dicenas.evaluation.data import Data
 from dicenas.evaluation.devices import checked_device, placed, random_state
 from dicenas.evaluation.images import resize_images
-from dicenas.evaluation.supernet.checkpoint import TrainingState, data_digest, read_checkpoint, write_checkpoint
+from dicenas.evaluation.supernet.checkpoint import TrainingState, read_checkpoint, write_checkpoint
 from dicenas.evaluation.supernet.network import Supernet
 from dicenas.evaluation.trainer import TrainConfig, Trainer
 from dicenas.space import SpaceSpec
@@ -169,7 +169,7 @@ class _SupernetTrainer(Trainer):
         recipe = asdict(self.config)
         for name in ("threads", "recalibration_batches", "checkpoint_seconds"):
             del recipe[name]
-        return {"space": self.net.spec.to_dict(), "recipe": recipe, "data": data_digest(self.data)}
+        return {"space": self.net.spec.to_dict(), "recipe": recipe, "data": self.data.digest()}
 
     def _state(self) -> TrainingState:
         return TrainingState(

@@ -191,8 +191,8 @@ def test_a_file_that_is_no_checkpoint_is_refused(
 
 
 def test_digests_tell_datasets_apart(digits: Data) -> None:
-    digest = checkpoint_module.data_digest(digits)
-    assert digest == checkpoint_module.data_digest(replace(digits))
+    digest = digits.digest()
+    assert digest == replace(digits).digest()
     swapped = replace(digits, train=digits.val, val=digits.train)
-    others = [checkpoint_module.data_digest(data) for data in (swapped, digits.at_size(9))]
+    others = [data.digest() for data in (swapped, digits.at_size(9))]
     assert len({digest, *others}) == 3
