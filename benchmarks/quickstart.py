@@ -82,8 +82,8 @@ def main() -> None:
 
 def searched(way: str, seed: int, folder: Path) -> Run:
     """Run one search."""
+    from dicenas.events import read_events
     from dicenas.runs import RunFolder
-    from dicenas.workers.events import read_events
 
     change, arguments = WAYS[way]
     config = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))

@@ -10,8 +10,10 @@ from typing import Any
 
 from tqdm import tqdm
 
+from dicenas.architecture import Architecture
 from dicenas.config import FinalConfig
 from dicenas.evaluation import DataConfig, TrainingDiverged
+from dicenas.events import EventLog, finite
 from dicenas.pareto import Direction
 from dicenas.run_session import differences
 from dicenas.runs import RunFolder, TrialRecord
@@ -70,6 +72,7 @@ class FinalTraining:
         objectives: Direction of each objective of the search.
         formats: Formats that each network is exported in.
         threads: CPU threads of the training; those set in torch where it is None.
+        drawing: Draws an architecture for its exported folder, see :func:`dicenas.training.train`.
     """
 
     def __init__(
@@ -80,6 +83,7 @@ class FinalTraining:
         objectives: Mapping[str, Direction],
         formats: Sequence[str],
         threads: int | None = None,
+        drawing: Callable[[Architecture], str] | None = None,
     ) -> None:
         self._run = run
         self._config = config
@@ -87,6 +91,8 @@ class FinalTraining:
         self._objectives = objectives
         self._formats = tuple(formats)
         self._threads = threads
+        self._drawing = drawing
+        self._events = EventLog(run.events_path, worker=None)
         self._recipe = config.training
 
     def check(self, space: SpaceSpec) -> None:
@@ -160,27 +166,38 @@ class FinalTraining:
         return finished_training(_folder(self._run, trial.number), self._formats)
 
     def _train(self, trial: TrialRecord, title: str) -> None:
-        folder = _folder(self._run, trial.number)
+        folder, events = _folder(self._run, trial.number), self._events
+        events.write("final_started", trial=trial.number, epoch=folder.epochs, epochs=self._recipe.epochs)
         with tqdm(total=self._recipe.epochs, initial=folder.epochs, desc=title, unit="epoch") as bar:
 
             def show(epoch: int, metrics: Mapping[str, float]) -> None:
                 said = f"accuracy {metrics['accuracy']:.2%}, loss {metrics['loss']:.4g}"
                 logger.info("%s, epoch %d: %s", title, epoch, said)
+                events.write("final_step", trial=trial.number, step=epoch, metrics=finite(metrics))
                 bar.update(epoch - bar.n)
                 bar.set_postfix_str(said)
 
             try:
-                train(
+                result = train(
                     trial.architecture,
                     self._data,
                     self._recipe,
                     folder.path,
                     threads=self._threads,
                     formats=self._formats,
+                    drawing=self._drawing,
                     report=show,
                 )
             except TrainingDiverged as error:
                 logger.warning("%s: %s", title, error)
+                events.write("final_ended", trial=trial.number, state="failed", metrics={}, error=str(error))
+            except BaseException as error:  # Ctrl-C too: a later call goes on
+                reason = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
+                events.write("final_interrupted", trial=trial.number, reason=reason)
+                raise
+            else:
+                reached = finite(result.metrics)
+                events.write("final_ended", trial=trial.number, state="complete", metrics=reached, error=None)
 
 
 def _folder(run: RunFolder, number: int) -> TrainFolder:

@@ -357,7 +357,7 @@ def _final(config: SearchConfig, run: RunFolder, objectives: Mapping[str, Direct
         # Trials may see some of the images, for they are many.
         data = dataclasses.replace(config.data, train_limit=None, val_limit=None)
     threads = getattr(config.evaluator, "threads", None)
-    return FinalTraining(run, config.final, data, objectives, config.export.formats, threads)
+    return FinalTraining(run, config.final, data, objectives, config.export.formats, threads, architecture_svg)
 
 
 def _start_worker(run: RunFolder, workers: Workers, index: int, descriptor: int) -> Any:

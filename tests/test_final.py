@@ -18,6 +18,7 @@ import dicenas.final
 from dicenas.cli import main
 from dicenas.config import FinalConfig
 from dicenas.evaluation import DataConfig, TrainingDiverged
+from dicenas.events import read_events
 from dicenas.final import FinalTraining, read_final_trials
 from dicenas.pareto import Direction
 from dicenas.report.final_training import final_training
@@ -25,7 +26,7 @@ from dicenas.report.markup import to_html
 from dicenas.report.summary import RunSummary
 from dicenas.runs import RunFolder, TrialRecord
 from dicenas.space import SpaceSpec
-from dicenas.training import TrainFolder, train
+from dicenas.training import TrainFolder, TrainResult, train
 from dicenas.workers.supervisor import forked
 
 SPACE = SpaceSpec(
@@ -82,7 +83,12 @@ def test_what_is_trained(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     trained: list[str] = []
-    monkeypatch.setattr(dicenas.final, "train", lambda architecture, data, recipe, out, **_: trained.append(str(out)))
+
+    def pretend(architecture: Any, data: Any, recipe: Any, out: Path, **_: Any) -> TrainResult:
+        trained.append(str(out))
+        return TrainResult(out, {"accuracy": 0.5})
+
+    monkeypatch.setattr(dicenas.final, "train", pretend)
     found = final(run, "digits", wanted).run(lambda: None)
     assert trained == [str(run.path / "final" / str(number)) for number in numbers]
     assert [trial.trial.number for trial in found] == numbers
@@ -120,6 +126,14 @@ def test_one_that_diverges_is_left(
     assert (first.trial.number, first.result) == (0, None)
     assert (second.trial.number, second.result is None) == (2, False)
     assert "trial 0: training diverged: the loss is nan after 7 steps" in caplog.text
+    assert final_events(run) == [
+        ("final_started", 0, None),
+        ("final_ended", 0, str(TrainingDiverged(7, float("nan")))),
+        ("final_started", 2, None),
+        ("final_step", 2, None),
+        ("final_step", 2, None),
+        ("final_ended", 2, None),
+    ]
     assert [trial.trial.number for trial in read_final_trials(run)] == [2]
     # What is there belongs to its recipe and data, whichever trials are to be trained.
     final(run, str(images), "best", epochs=2).check(SPACE)
@@ -222,11 +236,22 @@ def test_a_search_trains_its_best_through_interruptions(
     said = capsys.readouterr().out
     log = run.log_path.read_text(encoding="utf-8")
     assert len(re.findall("goes on in epoch 4", log)) == 1
+    first = begun.trial.number
+    told = [(event, error) for event, trial, error in final_events(run) if trial == first]
+    steps = [("final_step", None)]
+    assert told == [
+        *[("final_started", None), *3 * steps, ("final_interrupted", "KeyboardInterrupt")],
+        *[("final_started", None), *5 * steps, ("final_ended", None)],
+    ]
     for trained in read_final_trials(run):
         assert trained.result is not None
         kept = json.loads((trained.folder.export_path / "metrics.json").read_text(encoding="utf-8"))
         assert kept["accuracy"] == trained.result.metrics["accuracy"]
-        assert {file.name for file in trained.folder.export_path.iterdir()} >= {"model.py", "README.md"}
+        assert {file.name for file in trained.folder.export_path.iterdir()} >= {
+            "model.py",
+            "README.md",
+            "architecture.svg",
+        }
         assert not (trained.folder.export_path / "model.safetensors").exists()
         assert str(trained.folder.export_path) in said
         page = run.report_path.read_text(encoding="utf-8")
@@ -249,6 +274,12 @@ def test_a_search_trains_its_best_through_interruptions(
     path.write_text(yaml.safe_dump({**config, "final": {"train": "best", "recipe": {**RECIPE, "epochs": 9}}}))
     assert main(command) == 2
     assert "recipe.epochs: 8 there, 9 now" in capsys.readouterr().err
+
+
+def final_events(run: RunFolder) -> list[tuple[str, int, str | None]]:
+    """What the log of events tells of final trainings: each event with its trial, and the error or interruption."""
+    events = [event for event in read_events(run.events_path.read_bytes()) if event["event"].startswith("final_")]
+    return [(event["event"], event["trial"], event.get("error") or event.get("reason")) for event in events]
 
 
 def rows(path: Path) -> int:

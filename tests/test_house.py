@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # Prefix of the module's name -> floor. A module may import from its own floor and from those below.
 FLOORS = {
     "dicenas": 0,
+    "dicenas.events": 0,
     "dicenas.files": 0,
     "dicenas.locks": 0,
     "dicenas.pareto": 0,

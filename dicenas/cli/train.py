@@ -95,6 +95,7 @@ def add_parser(subparsers: Subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     """Train, print a line an epoch, and draw the curves."""
     from dicenas.evaluation import TrainingDiverged
+    from dicenas.report import architecture_svg
     from dicenas.training import TeacherConfig, get_recipe, train
 
     if args.teacher_weights is not None and args.teacher is None:
@@ -116,6 +117,7 @@ def run(args: argparse.Namespace) -> int:
             workers=args.workers,
             compiled=args.compile,
             formats=[name.strip() for name in args.formats.split(",")],
+            drawing=architecture_svg,
             report=_printer(recipe.epochs),
         )
     except TrainingDiverged as error:

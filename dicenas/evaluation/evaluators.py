@@ -62,6 +62,15 @@ class Evaluator(ABC):
             folder: Folder of the evaluator's own in the run folder.
         """
 
+    def finish(self, folder: Path) -> None:  # noqa: B027, most evaluators leave nothing
+        """Remove what only a trial that was cut off would need: the run has all its trials.
+
+        Several workers may call it, one after the other or at once.
+
+        Args:
+            folder: The folder that :meth:`prepare` was given.
+        """
+
     @abstractmethod
     def __call__(self, architecture: Architecture, net: nn.Module, report: Report) -> Mapping[str, float]:
         """Evaluate one architecture.

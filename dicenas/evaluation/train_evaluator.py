@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import logging
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,6 @@ from dicenas.architecture import Architecture
 from dicenas.evaluation.data import Data
 from dicenas.evaluation.evaluators import Evaluator, Report
 from dicenas.evaluation.half_trained import CHECKPOINT_SECONDS, HalfTrained
-from dicenas.evaluation.supernet.checkpoint import data_digest
 from dicenas.evaluation.trainer import TrainConfig
 from dicenas.evaluation.training import train_and_evaluate
 from dicenas.runs import RunFolder, TrialRecord
@@ -26,6 +26,8 @@ from dicenas.runs import RunFolder, TrialRecord
 __all__ = ["TrainEvaluator", "TrainEvaluatorConfig", "differing_choices", "inherit_weights"]
 
 logger = logging.getLogger(__name__)
+
+_HALF_TRAINED = "half_trained"
 
 
 @dataclass(frozen=True)
@@ -80,10 +82,12 @@ class TrainEvaluator(Evaluator):
         self._digests: dict[int, str] = {}
 
     def prepare(self, folder: Path) -> None:
-        """Keep checkpoints in the folder, and remove those of trials that are finished: some were ended by a limit."""
-        self._checkpoints = folder / "half_trained"
-        for trial in RunFolder(folder.parent).trials():
-            self._checkpoint(self._checkpoints, trial.architecture).unlink(missing_ok=True)
+        """Keep checkpoints in the folder."""
+        self._checkpoints = folder / _HALF_TRAINED
+
+    def finish(self, folder: Path) -> None:
+        """Remove what is left of checkpoints: those of trials that a limit ended."""
+        shutil.rmtree(folder / _HALF_TRAINED, ignore_errors=True)
 
     def __call__(self, architecture: Architecture, net: nn.Module, report: Report) -> Mapping[str, float]:
         """Train the network and measure it.
@@ -98,7 +102,7 @@ class TrainEvaluator(Evaluator):
         """
         data = self._data.at_size(architecture.image_size[0])
         half_trained = HalfTrained(
-            None if self._checkpoints is None else self._checkpoint(self._checkpoints, architecture),
+            None if self._checkpoints is None else self._checkpoints / f"{architecture.hash}.pt",
             lambda: self._training(architecture, data),
             seconds=self._checkpoint_seconds,
         )
@@ -116,14 +120,10 @@ class TrainEvaluator(Evaluator):
         half_trained.discard()
         return {**metrics, **half_trained.notes}
 
-    @staticmethod
-    def _checkpoint(folder: Path, architecture: Architecture) -> Path:
-        return folder / f"{architecture.hash}.pt"
-
     def _training(self, architecture: Architecture, data: Data) -> dict[str, Any]:
         """Return all that decides the result of a training but for the machine and where its weights start."""
         if data.image_size not in self._digests:
-            self._digests[data.image_size] = data_digest(data)
+            self._digests[data.image_size] = data.digest()
         return {
             "architecture": architecture.to_dict(),
             "recipe": dataclasses.asdict(self._config),

@@ -64,6 +64,7 @@ def train(
     workers: int | None = None,
     compiled: bool = False,
     formats: Sequence[str] = ("py", "safetensors"),
+    drawing: Callable[[Architecture], str] | None = None,
     checkpoint_seconds: float = _CHECKPOINT_SECONDS,
     report: Callable[[int, Mapping[str, float]], None] | None = None,
 ) -> TrainResult:
@@ -86,6 +87,8 @@ def train(
         compiled: Whether training runs through ``torch.compile``.
         formats: See :func:`dicenas.export.export_network`; none at all exports nothing. A finished training that
             lacks one of them is exported anew from its checkpoint.
+        drawing: Draws the architecture for the exported folder as an SVG image, such as
+            :func:`dicenas.report.architecture_svg`.
         checkpoint_seconds: Most seconds between checkpoints; there is one at each epoch's end anyway.
         report: Called by the first process after each epoch with its number, from 1, and its metrics. What it
             raises ends the call; a later call goes on behind that epoch.
@@ -128,7 +131,7 @@ def train(
             metrics = _result(trainer)
             if processes.first:
                 if formats:
-                    _export(trainer, folder, metrics, formats)
+                    _export(trainer, folder, metrics, formats, None if drawing is None else drawing(fitted))
                 folder.write_result(metrics)
             processes.wait()
             return TrainResult(folder.path, metrics)
@@ -196,7 +199,13 @@ def _result(trainer: Trainer) -> dict[str, float]:
     return {**metrics, "train_seconds": seconds, "epochs": trainer.epoch}
 
 
-def _export(trainer: Trainer, folder: TrainFolder, metrics: Mapping[str, float], formats: Sequence[str]) -> None:
+def _export(
+    trainer: Trainer,
+    folder: TrainFolder,
+    metrics: Mapping[str, float],
+    formats: Sequence[str],
+    drawing: str | None,
+) -> None:
     # An interruption may have left the one and not the result.
     export_network(
         trainer.trained.cpu().to(memory_format=torch.contiguous_format).eval(),
@@ -205,6 +214,7 @@ def _export(trainer: Trainer, folder: TrainFolder, metrics: Mapping[str, float],
         metrics=metrics,
         class_names=trainer.data.class_names,
         normalization=(trainer.data.mean, trainer.data.std),
+        drawing=drawing,
         force=folder.export_path.exists(),
     )
 

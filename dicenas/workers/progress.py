@@ -7,7 +7,7 @@ from types import TracebackType
 
 from tqdm import tqdm
 
-from dicenas.workers.events import Event
+from dicenas.events import Event
 
 __all__ = ["Progress"]
 

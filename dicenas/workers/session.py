@@ -20,6 +20,7 @@ from optuna.storages import BaseStorage
 from dicenas.architecture import Architecture
 from dicenas.config import LatencyConfig
 from dicenas.evaluation import Evaluate, Evaluator
+from dicenas.events import Event, EventLog
 from dicenas.pareto import Direction
 from dicenas.report import write_report
 from dicenas.run_latency import MeasuredLatency, TableLatency, latency_source, peak_memory
@@ -28,7 +29,6 @@ from dicenas.runs import RunFolder
 from dicenas.space import SpaceSpec
 from dicenas.strategies import ArchitectureStudy, Proposal
 from dicenas.workers.board import Board
-from dicenas.workers.events import Event, EventLog
 from dicenas.workers.limits import Limits
 from dicenas.workers.manifest import check_manifest
 from dicenas.workers.progress import Progress
@@ -186,6 +186,7 @@ class Session:
                         shared.study.enqueue(architecture)
                     self._run_trials(shared, settings, trials)
                     logger.info("proposals: %s", shared.study.counts)
+                self._finish(shared, trials)
                 retrying(shared.collect, _DATABASE)
                 self._complete_front()
                 run.write_front(self.objectives)
@@ -280,6 +281,7 @@ class Session:
                     progress = stack.enter_context(Progress(self.run_folder.path.name, trials, shared.finished))
                     shared.events = EventLog(self.run_folder.events_path, index or 0, progress.show)
                 reason = self._work(shared, trials, most)
+            self._finish(shared, trials)
             shared.close()
         except Exception as error:
             logger.info("this worker cannot go on", exc_info=True)
@@ -292,9 +294,8 @@ class Session:
         evaluate = self._task.evaluate
         if isinstance(evaluate, Evaluator):
             if type(evaluate).prepare is not Evaluator.prepare:
-                folder = self.run_folder.path / "evaluator"
-                with _one_at_a_time(folder):
-                    evaluate.prepare(folder)
+                with _one_at_a_time(self._evaluator_path):
+                    evaluate.prepare(self._evaluator_path)
             if self._task.first_suggestions:
                 with _one_at_a_time(self.run_folder.path):
                     shared.study.enqueue_promising(evaluate.suggestions, self._task.first_suggestions)
@@ -309,6 +310,15 @@ class Session:
             rungs=None if self._task.rungs is None else self._task.rungs(self.objectives),
         )
         return worker.run(trials, most)
+
+    @property
+    def _evaluator_path(self) -> Path:
+        return self.run_folder.path / "evaluator"
+
+    def _finish(self, shared: SharedStudy, trials: int) -> None:
+        evaluate = self._task.evaluate
+        if isinstance(evaluate, Evaluator) and shared.finished >= trials:
+            evaluate.finish(self._evaluator_path)
 
     def _open(
         self,

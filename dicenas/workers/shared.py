@@ -12,10 +12,10 @@ from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 from torch import nn
 
+from dicenas.events import EventLog
 from dicenas.runs import RunFolder, TrialRecord
 from dicenas.strategies import ArchitectureStudy, Outcome, Proposal
 from dicenas.workers.board import SILENT_FOR_S, Board, Claim
-from dicenas.workers.events import EventLog
 from dicenas.workers.storage import retrying
 
 __all__ = ["MOST_DEATHS", "SharedStudy"]

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from dicenas.workers.events import Event, read_events
+from dicenas.events import Event, read_events
 from dicenas.workers.limits import Limits, memory_mb
 from dicenas.workers.shared import SharedStudy
 from dicenas.workers.storage import PATIENCE_S, StorageLostError, retrying

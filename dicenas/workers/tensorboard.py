@@ -7,8 +7,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from dicenas.events import Event
 from dicenas.pareto import Direction
-from dicenas.workers.events import Event
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

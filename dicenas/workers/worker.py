@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -11,6 +10,7 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from dicenas.evaluation import Evaluate, Report, StopEvaluation
+from dicenas.events import finite
 from dicenas.runs import RESERVED_METRICS
 from dicenas.strategies import Proposal, SpaceExhaustedError
 from dicenas.workers.board import BEAT_EVERY_S, BudgetSpentError
@@ -178,7 +178,7 @@ class Worker:
             last.update({**metrics, "epochs": step})
             shown = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
             logger.info("trial %d, step %d: %s", proposal.number, step, shown)
-            self._shared.events.write("step", trial=proposal.number, step=step, metrics=_finite(metrics))
+            self._shared.events.write("step", trial=proposal.number, step=step, metrics=finite(metrics))
             if self._rungs is not None and step in self._rungs.rungs:
                 self._at_rung(self._rungs, proposal, step, {**proposal.costs, **metrics})
 
@@ -202,8 +202,3 @@ class Worker:
         retrying(lambda: board.report(number, step, metrics), what)
         if not goes_on:
             raise StopEvaluation(f"trial {number} is not among the best at step {step}")
-
-
-def _finite(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Leave out what JSON has no number for."""
-    return {name: float(value) for name, value in metrics.items() if math.isfinite(value)}

@@ -219,14 +219,6 @@ def test_what_a_training_inherited_is_not_inherited_again(data: Data, tmp_path: 
     assert {**metrics, "train_seconds": 0} == {**expected, "train_seconds": 0}
 
 
-def test_a_trial_that_is_finished_leaves_no_checkpoint(data: Data, tmp_path: Path) -> None:
-    """A time limit ends a trial with the process that evaluates it."""
-    cut_off(data, tmp_path, 2)
-    RunFolder(tmp_path).write_trial(TrialRecord(0, ARCHITECTURE, "failed", error="time limit"))
-    evaluator(data, tmp_path)
-    assert list((tmp_path / "evaluator").rglob("*.pt")) == []
-
-
 def test_a_training_that_fails_leaves_no_checkpoint(data: Data, tmp_path: Path) -> None:
     def report(step: int, metrics: Mapping[str, float]) -> None:
         if step == 2:
@@ -248,32 +240,49 @@ def test_a_checkpoint_that_cannot_be_written_does_not_end_a_training(
     assert "no checkpoint of a training was written: [Errno 28]" in caplog.text
 
 
-def test_a_killed_search_goes_on_within_the_trial(data: Data, tmp_path: Path) -> None:
-    class Dying(TrainEvaluator):
-        """Is killed once, while the third epoch is reported."""
+class Dying(TrainEvaluator):
+    """Is killed some times, while the third epoch is reported."""
 
-        def __call__(self, architecture: Architecture, net: nn.Module, report: Report) -> Mapping[str, float]:
-            def watched(step: int, metrics: Mapping[str, float]) -> None:
-                if step == 3 and not mark.exists():
-                    mark.touch()
-                    os.kill(os.getpid(), signal.SIGKILL)
-                report(step, metrics)
+    def __init__(self, data: Data, marks: Path, deaths: int) -> None:
+        super().__init__(data, RECIPE, checkpoint_seconds=0)
+        self.marks, self.deaths = marks, deaths
 
-            return super().__call__(architecture, net, watched)
+    def __call__(self, architecture: Architecture, net: nn.Module, report: Report) -> Mapping[str, float]:
+        def watched(step: int, metrics: Mapping[str, float]) -> None:
+            if step == 3 and len(died := list(self.marks.iterdir())) < self.deaths:
+                (self.marks / str(len(died))).touch()
+                assert checkpoints(self.marks.parent / "search" / "evaluator")
+                os.kill(os.getpid(), signal.SIGKILL)
+            report(step, metrics)
 
-    mark = tmp_path / "killed"
-    # With a limit, evaluations run in a process of their own, which is a copy of this one.
-    run = search(
+        return super().__call__(architecture, net, watched)
+
+
+def killed_search(data: Data, folder: Path, deaths: int) -> RunFolder:
+    marks = folder / "marks"
+    marks.mkdir()
+    return search(
         SpaceSpec("shufflenetv2", widths=(0.1,), stems=("small",), resolutions=(12,), num_classes=10),
-        Dying(data, RECIPE, checkpoint_seconds=0),
+        Dying(data, marks, deaths),
         ("accuracy", "macs"),
         trials=1,
-        time_limit_s=600,
-        out=tmp_path,
+        time_limit_s=600,  # with a limit, evaluations run in a process of their own, which is a copy of this one
+        out=folder,
     ).run
+
+
+def test_a_killed_search_goes_on_within_the_trial(data: Data, tmp_path: Path) -> None:
+    run = killed_search(data, tmp_path, 1)
     assert "was killed by SIGKILL" in run.log_path.read_text(encoding="utf-8")
     assert "training goes on behind epoch 2 of 4" in run.log_path.read_text(encoding="utf-8")
     assert list(run.path.rglob("*.pt")) == []
     (trial,) = run.trials()
     alone = TrainEvaluator(data, RECIPE)(trial.architecture, LazyNetwork(trial.architecture, 0), lambda *_: None)
     assert {**trial.metrics, **alone, "train_seconds": 0} == {**trial.metrics, "train_seconds": 0}
+
+
+def test_a_search_that_is_done_leaves_no_checkpoint(data: Data, tmp_path: Path) -> None:
+    """The trial ended with its process, as by a limit."""
+    run = killed_search(data, tmp_path, 3)
+    assert [trial.state for trial in run.trials()] == ["failed"]
+    assert list(run.path.rglob("*.pt")) == []

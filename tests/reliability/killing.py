@@ -18,8 +18,8 @@ import optuna
 import psutil
 from optuna.trial import TrialState
 
+from dicenas.events import read_events
 from dicenas.runs import RunFolder
-from dicenas.workers.events import read_events
 
 SCRIPT = Path(__file__).with_name("made_up_search.py")
 ROOT = Path(__file__).resolve().parents[2]

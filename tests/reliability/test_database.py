@@ -18,10 +18,10 @@ import yaml
 
 import dicenas.workers.manifest
 from dicenas.cli import main
+from dicenas.events import read_events
 from dicenas.runs import RunFolder
 from dicenas.workers import StorageLostError, open_storage
 from dicenas.workers.board import Board
-from dicenas.workers.events import read_events
 from dicenas.workers.storage import board_engine, open_proxy, retrying
 from tests.loopback import free_port
 from tests.reliability.killing import ROOT

@@ -15,6 +15,7 @@ from dicenas.cost.build import BuildPlan, build_table
 from dicenas.cost.table import LatencyTable
 from dicenas.evaluation import checkpoint, proxy_evaluator
 from dicenas.evaluation.supernet import checkpoint as supernet
+from dicenas.events import EventLog, read_events
 from dicenas.export import export_network, read_exported
 from dicenas.files import write_json
 from dicenas.nets import Network, build
@@ -23,7 +24,6 @@ from dicenas.run_session import record_environment
 from dicenas.runs import RunFolder, TrialRecord
 from dicenas.space import SpaceSpec
 from dicenas.training.records import TrainFolder
-from dicenas.workers.events import EventLog, read_events
 from dicenas.workers.storage import open_study_db
 from tests.reliability.tally import Tally
 

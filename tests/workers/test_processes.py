@@ -14,10 +14,10 @@ from torch import nn
 
 from dicenas.architecture import Architecture
 from dicenas.evaluation import Report
+from dicenas.events import Event, read_events
 from dicenas.runs import RunFolder
 from dicenas.search import SearchResult, search
 from dicenas.workers import WorkerError
-from dicenas.workers.events import Event, read_events
 from tests.reliability.made_up_search import SPACE, MadeUp, made_up
 
 

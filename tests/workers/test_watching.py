@@ -15,9 +15,9 @@ import optuna
 import pytest
 
 from dicenas.cli import main
+from dicenas.events import read_events
 from dicenas.runs import RunFolder
 from dicenas.search import search
-from dicenas.workers.events import read_events
 from dicenas.workers.status import read_statuses
 from tests.loopback import answers, free_port
 from tests.reliability.made_up_search import SPACE, MadeUp

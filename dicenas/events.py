@@ -1,15 +1,16 @@
-"""What happens in a search: one JSON line an event in the run folder, and the same to whoever watches."""
+"""What happens in a run: one JSON line an event in the run folder, and the same to whoever watches."""
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
-__all__ = ["Event", "EventLog", "read_events"]
+__all__ = ["Event", "EventLog", "finite", "read_events"]
 
 #: An event by its keys; ``time`` (seconds since 1970), ``event`` and ``worker`` are always there.
 Event: TypeAlias = Mapping[str, Any]
@@ -35,6 +36,11 @@ class EventLog:
         _append(self._path, json.dumps(entry).encode())
         if self._watch is not None:
             self._watch(entry)
+
+
+def finite(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Return metrics for an event, without those that JSON has no number for."""
+    return {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
 
 
 def _append(path: Path, line: bytes) -> None:
