@@ -69,13 +69,24 @@ struct Local {
   float scale[3], shift[3], weight[3], negative[3], shift_out, slope_out;
 };
 
+// A resizing of rows or of columns: target i is the sum over t of weights[t][i] * source[first[i] + t].
+struct Resize {
+  int64_t taps = 0;    // 0: the size stays
+  int64_t stride = 0;  // of the targets, with room for a vector behind the last, where weights are zero
+  const int32_t* first = nullptr;
+  const float* weights = nullptr;
+};
+
 struct Problem {
-  int64_t n, c, h, w, stride_n, stride_c, stride_h, stride_w;
+  int64_t n, c, h, w;
+  int64_t native_h, native_w;  // rows and columns that there are filters for
+  int64_t stride_n, stride_c, stride_h, stride_w;
   const void* x = nullptr;
   void* y = nullptr;
   const float *weight_channel = nullptr, *weight_height = nullptr;
   const float* column_filters = nullptr;  // the width-wise filters as (walk over c, tap over h, w), `columns` apart
   int64_t columns = 0;
+  Resize rows_in, rows_out, columns_in, columns_out;  // to the native size, before the filters, and back
   int64_t chunk = 0, chunks = 0;  // channels of a chunk, chunks of an image
   const Local* local = nullptr;
   const float* spatial = nullptr;
@@ -83,6 +94,7 @@ struct Problem {
   const void* grad = nullptr;
   void* grad_x = nullptr;
   float* weight_sums = nullptr;
+  Resize rows_of_x, columns_of_x;
   int64_t group = 0;  // images of an item
 };
 
@@ -213,7 +225,8 @@ TrainingKernels training_kernels_for(const dicenas_training& a, int64_t narrowes
 
 bool valid(const Problem& a, int kernel_size, int dtype, int threads) {
   const int64_t limit = (int64_t)1 << 31;
-  return a.n >= 0 && a.c > 0 && a.h > 0 && a.w > 0 && a.c < limit && a.h < limit && a.w < limit &&
+  return a.n >= 0 && a.c > 0 && a.h > 0 && a.w > 0 && a.c < limit && a.h < limit && a.w < limit && a.native_h > 0 &&
+         a.native_w > 0 && a.native_h < limit && a.native_w < limit &&
          (kernel_size == 3 || kernel_size == 5) && dtype >= DICENAS_FLOAT32 && dtype <= DICENAS_BFLOAT16 &&
          threads > 0;
 }
@@ -226,7 +239,9 @@ int useful_threads(const Problem& a, int threads) {
 
 // Cuts the channels into chunks whose planes fit the second-level cache, as many for each thread.
 void set_chunks(Problem& a, int kernel_size, int planes_a_channel, int threads) {
-  const int64_t plane = (a.h + kernel_size) * round_up(a.w + kernel_size, 8) * (int64_t)sizeof(float);
+  const int64_t h = max_of(a.h, a.native_h), w = max_of(a.w, a.native_w);
+  const int64_t plane = (h + kernel_size) * round_up(w + kernel_size, 8) * (int64_t)sizeof(float);
+  if (a.h != a.native_h || a.w != a.native_w) planes_a_channel += 2;
   const int64_t fitting = max_of(2 * (kernel_size - 1), min_of(32, 256 * 1024 / (plane * planes_a_channel)));
   a.chunks = divide_up(a.c, fitting);
   if (a.n % threads) a.chunks = min_of(a.c, round_up(a.chunks, threads));
@@ -250,20 +265,24 @@ void parallel(int threads, int64_t items, Body body) {
   body(0, items);
 }
 
-int64_t column_filters_size(int64_t w, int kernel_size) { return kernel_size * kernel_size * (w + 16); }
+int64_t column_filters_size(const Problem& a, int kernel_size) {
+  return round_up(kernel_size * kernel_size * (a.native_w + 16), 16);
+}
 
 // Lays the width-wise filters (w, tap over h, walk over c) out as (walk, tap, w), flipped for the gradient.
 void set_column_filters(Problem& a, const float* weight_width, int kernel_size, bool flip, float* out) {
   const int taps = kernel_size * kernel_size;
-  a.columns = a.w + 16;
+  a.columns = a.native_w + 16;
   a.column_filters = out;
   for (int walk = 0; walk < kernel_size; ++walk)
     for (int tap = 0; tap < kernel_size; ++tap, out += a.columns) {
       const int from = flip ? taps - 1 - (tap * kernel_size + walk) : tap * kernel_size + walk;
-      for (int64_t w = 0; w < a.w; ++w) out[w] = weight_width[w * taps + from];
-      for (int64_t w = a.w; w < a.columns; ++w) out[w] = 0;
+      for (int64_t w = 0; w < a.native_w; ++w) out[w] = weight_width[w * taps + from];
+      for (int64_t w = a.native_w; w < a.columns; ++w) out[w] = 0;
     }
 }
+
+#include "dicenas_cpu_resize.h"
 
 int64_t local_size(int64_t c) { return round_up(c * (int64_t)(sizeof(Local) / sizeof(float)), 16); }
 
@@ -292,16 +311,18 @@ EXPORT const char* dicenas_cpu_isa(void) { return ISA_NAMES[isa()]; }
 
 EXPORT int dicenas_dim_conv(const void* x, const float* weight_channel, const float* weight_width,
                             const float* weight_height, void* y, int64_t n, int64_t c, int64_t h, int64_t w,
-                            int64_t stride_n, int64_t stride_c, int64_t stride_h, int64_t stride_w, int kernel_size,
-                            int dtype, int threads) {
-  Problem a = {n, c, h, w, stride_n, stride_c, stride_h, stride_w};
+                            int64_t native_h, int64_t native_w, int64_t stride_n, int64_t stride_c, int64_t stride_h,
+                            int64_t stride_w, int kernel_size, int dtype, int threads) {
+  Problem a = {n, c, h, w, native_h, native_w, stride_n, stride_c, stride_h, stride_w};
   if (!valid(a, kernel_size, dtype, threads)) return DICENAS_BAD_ARGUMENT;
   if (n == 0) return DICENAS_OK;
   a.x = x;
   a.y = y;
   a.weight_channel = weight_channel;
   a.weight_height = weight_height;
-  set_column_filters(a, weight_width, kernel_size, false, workspace(column_filters_size(w, kernel_size)));
+  float* memory = workspace(column_filters_size(a, kernel_size) + resizes_size(a, false));
+  set_column_filters(a, weight_width, kernel_size, false, memory);
+  set_resizes(a, false, memory += column_filters_size(a, kernel_size));
   threads = useful_threads(a, threads);
   set_chunks(a, kernel_size, 1, threads);
   const Kernels kernels = kernels_for(dtype, kernel_size, w);
@@ -312,9 +333,10 @@ EXPORT int dicenas_dim_conv(const void* x, const float* weight_channel, const fl
 EXPORT int dicenas_dim_conv_backward(const void* grad, const void* x, const float* weight_channel,
                                      const float* weight_width, const float* weight_height, void* grad_x,
                                      float* grad_weight_channel, float* grad_weight_width, float* grad_weight_height,
-                                     int64_t n, int64_t c, int64_t h, int64_t w, int64_t stride_n, int64_t stride_c,
-                                     int64_t stride_h, int64_t stride_w, int kernel_size, int dtype, int threads) {
-  Problem a = {n, c, h, w, stride_n, stride_c, stride_h, stride_w};
+                                     int64_t n, int64_t c, int64_t h, int64_t w, int64_t native_h, int64_t native_w,
+                                     int64_t stride_n, int64_t stride_c, int64_t stride_h, int64_t stride_w,
+                                     int kernel_size, int dtype, int threads) {
+  Problem a = {n, c, h, w, native_h, native_w, stride_n, stride_c, stride_h, stride_w};
   if (!valid(a, kernel_size, dtype, threads)) return DICENAS_BAD_ARGUMENT;
   const int taps = kernel_size * kernel_size;
   a.x = x;
@@ -325,50 +347,55 @@ EXPORT int dicenas_dim_conv_backward(const void* grad, const void* x, const floa
   a.chunk = min_of(a.chunk, 16);
   a.chunks = divide_up(c, a.chunk);
   a.group = max_of(1, divide_up(n, 8));
-  const int64_t groups = divide_up(n, a.group), items = groups * a.chunks, part = (a.chunk + h + w) * taps;
-  const int64_t sums = grad_weight_channel ? items * part : 0;
-  float* memory = workspace(column_filters_size(w, kernel_size) + (c + h) * taps + sums);
+  const int64_t groups = divide_up(n, a.group), items = groups * a.chunks;
+  const int64_t part = (a.chunk + native_h + native_w) * taps, sums = grad_weight_channel ? items * part : 0;
+  const int64_t resizes = resizes_size(a, true) + resize_size(h, native_h, false) + resize_size(w, native_w, false);
+  float* memory = workspace(column_filters_size(a, kernel_size) + resizes + (c + native_h) * taps + sums);
   set_column_filters(a, weight_width, kernel_size, true, memory);
-  memory += column_filters_size(w, kernel_size);
+  set_resizes(a, true, memory += column_filters_size(a, kernel_size));
+  set_resize(a.rows_of_x, h, native_h, false, memory);
+  set_resize(a.columns_of_x, w, native_w, false, memory);
   a.weight_channel = memory;
   for (int64_t i = 0; i < c; ++i)
     for (int t = 0; t < taps; ++t) *memory++ = weight_channel[i * taps + taps - 1 - t];
   a.weight_height = memory;
-  for (int64_t i = 0; i < h; ++i)
+  for (int64_t i = 0; i < native_h; ++i)
     for (int t = 0; t < taps; ++t) *memory++ = weight_height[i * taps + taps - 1 - t];
   a.weight_sums = grad_weight_channel ? memory : nullptr;
   const Kernels kernels = kernels_for(dtype, kernel_size, w);
   parallel(useful_threads(a, threads), items, [&](int64_t begin, int64_t end) { kernels.backward(a, begin, end); });
   if (!grad_weight_channel) return DICENAS_OK;
   memset(grad_weight_channel, 0, c * taps * sizeof(float));
-  memset(grad_weight_height, 0, h * taps * sizeof(float));
-  memset(grad_weight_width, 0, w * taps * sizeof(float));
+  memset(grad_weight_height, 0, native_h * taps * sizeof(float));
+  memset(grad_weight_width, 0, native_w * taps * sizeof(float));
   for (int64_t item = 0; item < items; ++item) {
     const float* in = a.weight_sums + item * part;
     const int64_t first = item % a.chunks * a.chunk, count = min_of(a.chunk, c - first);
     for (int64_t i = 0; i < count * taps; ++i) grad_weight_channel[first * taps + i] += in[i];
     in += a.chunk * taps;
-    for (int64_t i = 0; i < h * taps; ++i) grad_weight_height[i] += in[i];
-    in += h * taps;
-    for (int64_t i = 0; i < w * taps; ++i) grad_weight_width[i] += in[i];
+    for (int64_t i = 0; i < native_h * taps; ++i) grad_weight_height[i] += in[i];
+    in += native_h * taps;
+    for (int64_t i = 0; i < native_w * taps; ++i) grad_weight_width[i] += in[i];
   }
   return DICENAS_OK;
 }
 
 EXPORT int dicenas_dim_conv_local(const void* x, const float* weight_channel, const float* weight_width,
                                   const float* weight_height, const float* local, void* y, int64_t n, int64_t c,
-                                  int64_t h, int64_t w, int64_t stride_n, int64_t stride_c, int64_t stride_h,
-                                  int64_t stride_w, int kernel_size, int dtype, int threads) {
-  Problem a = {n, c, h, w, stride_n, stride_c, stride_h, stride_w};
+                                  int64_t h, int64_t w, int64_t native_h, int64_t native_w, int64_t stride_n,
+                                  int64_t stride_c, int64_t stride_h, int64_t stride_w, int kernel_size, int dtype,
+                                  int threads) {
+  Problem a = {n, c, h, w, native_h, native_w, stride_n, stride_c, stride_h, stride_w};
   if (!valid(a, kernel_size, dtype, threads)) return DICENAS_BAD_ARGUMENT;
   if (n == 0) return DICENAS_OK;
   a.x = x;
   a.y = y;
   a.weight_channel = weight_channel;
   a.weight_height = weight_height;
-  float* memory = workspace(local_size(c) + column_filters_size(w, kernel_size));
+  float* memory = workspace(local_size(c) + column_filters_size(a, kernel_size) + resizes_size(a, false));
   set_local(a, local, memory);
-  set_column_filters(a, weight_width, kernel_size, false, memory + local_size(c));
+  set_column_filters(a, weight_width, kernel_size, false, memory += local_size(c));
+  set_resizes(a, false, memory += column_filters_size(a, kernel_size));
   threads = useful_threads(a, threads);
   set_chunks(a, kernel_size, 2, threads);
   const Kernels kernels = kernels_for(dtype, kernel_size, w);
@@ -379,9 +406,10 @@ EXPORT int dicenas_dim_conv_local(const void* x, const float* weight_channel, co
 EXPORT int dicenas_dice_unit(const void* x, const float* weight_channel, const float* weight_width,
                              const float* weight_height, const float* local, const float* spatial,
                              const float* gate_reduce, const float* gate_expand, int64_t squeezed, void* y, int64_t n,
-                             int64_t c, int64_t h, int64_t w, int64_t stride_n, int64_t stride_c, int64_t stride_h,
-                             int64_t stride_w, int kernel_size, int dtype, int threads) {
-  Problem a = {n, c, h, w, stride_n, stride_c, stride_h, stride_w};
+                             int64_t c, int64_t h, int64_t w, int64_t native_h, int64_t native_w, int64_t stride_n,
+                             int64_t stride_c, int64_t stride_h, int64_t stride_w, int kernel_size, int dtype,
+                             int threads) {
+  Problem a = {n, c, h, w, native_h, native_w, stride_n, stride_c, stride_h, stride_w};
   if (!valid(a, kernel_size, dtype, threads) || squeezed <= 0) return DICENAS_BAD_ARGUMENT;
   if (n == 0) return DICENAS_OK;
   const Kernels kernels = kernels_for(dtype, kernel_size, w);
@@ -396,11 +424,11 @@ EXPORT int dicenas_dice_unit(const void* x, const float* weight_channel, const f
   const int teams = by_image ? threads : 1, members = by_image ? 1 : threads;
   const int64_t map_size = round_up(kernels.unit_map_size(a), 16);
   const int64_t image = map_size + round_up(2 * c + squeezed, 16);
-  float* memory = workspace(local_size(c) + round_up(column_filters_size(w, kernel_size), 16) + teams * image);
+  const int64_t filters = column_filters_size(a, kernel_size);
+  float* memory = workspace(local_size(c) + filters + resizes_size(a, false) + teams * image);
   set_local(a, local, memory);
-  memory += local_size(c);
-  set_column_filters(a, weight_width, kernel_size, false, memory);
-  memory += round_up(column_filters_size(w, kernel_size), 16);
+  set_column_filters(a, weight_width, kernel_size, false, memory += local_size(c));
+  set_resizes(a, false, memory += filters);
   set_chunks(a, kernel_size, 2, by_image ? 1 : threads);
   const auto run_images = [&](int64_t first, int64_t last, float* maps) {
     float *means = maps + map_size, *gates = means + c, *hidden = gates + c;

@@ -14,7 +14,7 @@ enum dicenas_dtype { DICENAS_FLOAT32 = 0, DICENAS_FLOAT16 = 1, DICENAS_BFLOAT16 
 enum dicenas_status { DICENAS_OK = 0, DICENAS_BAD_ARGUMENT = -1, DICENAS_NO_MEMORY = -2 };
 
 // Raised whenever a signature below changes; the loader refuses a library of another version.
-#define DICENAS_ABI_VERSION 3
+#define DICENAS_ABI_VERSION 4
 
 int dicenas_abi_version(void);
 // Hash of the sources that the library was built from.
@@ -22,19 +22,21 @@ const char* dicenas_source_hash(void);
 // Name of the instruction set in use: "baseline", "avx2" or "avx512".
 const char* dicenas_cpu_isa(void);
 
-// y (n, 3c, h, w) = dimension-wise convolution of x with weight_channel (c, k, k), weight_width (w, k, k) and
-// weight_height (h, k, k); k is 3 or 5.
+// y (n, 3c, h, w) = dimension-wise convolution of x with weight_channel (c, k, k), weight_width (native_w, k, k) and
+// weight_height (native_h, k, k); k is 3 or 5. Where h is not native_h, the height-wise branch resizes its rows before
+// the filters and back behind them, and likewise the width-wise branch its columns: linear interpolation with aligned
+// corners to grow, adaptive average pooling to shrink.
 int dicenas_dim_conv(const void* x, const float* weight_channel, const float* weight_width,
                      const float* weight_height, void* y, int64_t n, int64_t c, int64_t h, int64_t w,
-                     int64_t stride_n, int64_t stride_c, int64_t stride_h, int64_t stride_w, int kernel_size,
-                     int dtype, int threads);
+                     int64_t native_h, int64_t native_w, int64_t stride_n, int64_t stride_c, int64_t stride_h,
+                     int64_t stride_w, int kernel_size, int dtype, int threads);
 
 // Gradients of dicenas_dim_conv from grad (n, 3c, h, w), contiguous. grad_x may be null; so may the three
 // gradients of the weights, together. The sums are taken in an order that depends on the sizes alone.
-int dicenas_dim_conv_backward(const void* grad, const void* x, const float* weight_channel,
-                              const float* weight_width, const float* weight_height, void* grad_x,
-                              float* grad_weight_channel, float* grad_weight_width, float* grad_weight_height,
-                              int64_t n, int64_t c, int64_t h, int64_t w, int64_t stride_n, int64_t stride_c,
+int dicenas_dim_conv_backward(const void* grad, const void* x, const float* weight_channel, const float* weight_width,
+                              const float* weight_height, void* grad_x, float* grad_weight_channel,
+                              float* grad_weight_width, float* grad_weight_height, int64_t n, int64_t c, int64_t h,
+                              int64_t w, int64_t native_h, int64_t native_w, int64_t stride_n, int64_t stride_c,
                               int64_t stride_h, int64_t stride_w, int kernel_size, int dtype, int threads);
 
 // y (n, c, h, w): dimension-wise convolution, folded normalisation and PReLU of the three branches, their local
@@ -42,8 +44,8 @@ int dicenas_dim_conv_backward(const void* grad, const void* x, const float* weig
 // channel-, height- and width-wise branch, the three fusion weights, and shift and slope of the result.
 int dicenas_dim_conv_local(const void* x, const float* weight_channel, const float* weight_width,
                            const float* weight_height, const float* local, void* y, int64_t n, int64_t c, int64_t h,
-                           int64_t w, int64_t stride_n, int64_t stride_c, int64_t stride_h, int64_t stride_w,
-                           int kernel_size, int dtype, int threads);
+                           int64_t w, int64_t native_h, int64_t native_w, int64_t stride_n, int64_t stride_c,
+                           int64_t stride_h, int64_t stride_w, int kernel_size, int dtype, int threads);
 
 // y (n, c, h, w): the whole DiCE unit in inference. After dicenas_dim_conv_local a depth-wise 3x3 convolution with
 // folded normalisation and PReLU, scaled by the gate. `spatial` has 11 constants a channel: nine weights, shift
@@ -51,8 +53,8 @@ int dicenas_dim_conv_local(const void* x, const float* weight_channel, const flo
 int dicenas_dice_unit(const void* x, const float* weight_channel, const float* weight_width,
                       const float* weight_height, const float* local, const float* spatial, const float* gate_reduce,
                       const float* gate_expand, int64_t squeezed, void* y, int64_t n, int64_t c, int64_t h, int64_t w,
-                      int64_t stride_n, int64_t stride_c, int64_t stride_h, int64_t stride_w, int kernel_size,
-                      int dtype, int threads);
+                      int64_t native_h, int64_t native_w, int64_t stride_n, int64_t stride_c, int64_t stride_h,
+                      int64_t stride_w, int kernel_size, int dtype, int threads);
 
 // y (n, out_channels, size) = a point-wise convolution of x (n, c, size), whose pixels lie one after another, plus bias,
 // through PReLU; weight is (out_channels, c).

@@ -184,3 +184,38 @@ template <int K>
 static inline void column_filters(Vector* out, const float* filters, int64_t columns, int64_t start) {
   for (int i = 0; i < K * K; ++i) out[i] = load(filters + i * columns + start);
 }
+
+enum Axis { ROWS, COLUMNS };
+
+// LANES elements, from column `start` on, of row h of a plane whose rows or columns are resized.
+template <Axis AXIS>
+static inline Vector resized(const float* plane, int64_t row, const Resize& r, int64_t h, int64_t start) {
+  Vector sum{};
+  if (AXIS == ROWS) {
+    plane += r.first[h] * row + start;
+    for (int64_t t = 0; t < r.taps; ++t, plane += row) sum += broadcast(r.weights[t * r.stride + h]) * load(plane);
+    return sum;
+  }
+  const int32_t* const first = r.first + start;
+  plane += h * row;
+  for (int64_t t = 0; t < r.taps; ++t, ++plane) {
+    Vector v;
+    for (int i = 0; i < LANES; ++i) v[i] = plane[first[i]];
+    sum += load(r.weights + t * r.stride + start) * v;
+  }
+  return sum;
+}
+
+// Resizes the insides of `count` planes. Padding stays zero where it was: weights behind the last column are.
+template <Axis AXIS>
+static void resize_planes(const float* in, const Planes& from, float* out, const Planes& to, const Resize& r,
+                          int64_t count) {
+  in += from.origin;
+  out += to.origin;
+  for (int64_t c = 0; c < count; ++c, in += from.plane, out += to.plane)
+    for (int64_t h = 0; h < to.h; ++h)
+      for (int64_t i = 0; i < to.aligned_vectors(); ++i) {
+        const int64_t start = to.aligned_start(i);
+        store(out + h * to.row + start, resized<AXIS>(in, from.row, r, h, start));
+      }
+}

@@ -43,10 +43,14 @@ SPOILT = {
 
 
 def is_free(name: str, index: int, axis: int, how: str) -> bool:
-    """Whether a size is that of the input alone: the batch, and of a point-wise convolution the map."""
-    if index > 0 or name == "dim_conv_backward" or how not in ("longer", "shorter", "empty"):
+    """Whether a size may be another: the batch, the map's, and the native one, which is the number of filters."""
+    if how not in ("longer", "shorter", "empty"):
         return False
-    return axis == 0 or (name == "pointwise" and axis > 1 and how != "empty")
+    if name == "dim_conv_backward":  # the gradient, which stands first, has the map's size
+        return index in (3, 4) and axis == 0 and how != "empty"
+    if name != "pointwise" and index in (2, 3):
+        return axis == 0 and how != "empty"
+    return index == 0 and (axis == 0 or (axis > 1 and how != "empty"))
 
 
 @pytest.mark.parametrize("name", VALID)
@@ -84,7 +88,7 @@ def test_any_combination_of_sizes(
     n: int, c: int, h: int, w: int, filters: tuple[int, int, int], kernel_sizes: tuple[int, int, int]
 ) -> None:
     tensors = [torch.randn(f, 1, k, k) for f, k in zip(filters, kernel_sizes, strict=True)]
-    if filters == (c, w, h) and len(set(kernel_sizes)) == 1 and kernel_sizes[0] in (3, 5):
+    if filters[0] == c and len(set(kernel_sizes)) == 1 and kernel_sizes[0] in (3, 5):
         assert op.dim_conv(torch.randn(n, c, h, w), *tensors).shape == (n, 3 * c, h, w)
     else:
         with pytest.raises(ValueError, match="dicenas"):

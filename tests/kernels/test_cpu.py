@@ -13,6 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from dicenas.ops import DimConv, dim_conv, dim_conv_reference
 
@@ -30,12 +31,28 @@ SHAPES = [
     (9, 9, 4, 12),
     (0, 4, 5, 6),
 ]
+#: Shapes of the input, and native sizes of both axes or of one.
+OTHER_SIZES = [
+    ((2, 13, 32, 32), (28, 28)),
+    ((1, 9, 28, 56), (14, 28)),
+    ((2, 5, 5, 4), (7, 9)),
+    ((1, 40, 8, 20), (8, 33)),
+    ((3, 6, 1, 1), (7, 7)),
+    ((1, 3, 9, 13), (1, 1)),
+]
 #: Largest difference from float32 arithmetic, relative to the largest value.
 TOLERANCE = {torch.float32: 2e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
 
 
-def arguments(shape: tuple[int, ...], kernel_size: int = 3, dtype: torch.dtype = torch.float32) -> list[Tensor]:
-    _, c, h, w = shape
+def arguments(
+    shape: tuple[int, ...],
+    kernel_size: int = 3,
+    dtype: torch.dtype = torch.float32,
+    native: tuple[int, ...] | None = None,
+) -> list[Tensor]:
+    """An input and filters, for its own size or for that of ``native`` (H, W)."""
+    _, c, *size = shape
+    h, w = native or size
     k = kernel_size
     shapes = (shape, (c, 1, k, k), (w, 1, k, k), (h, 1, k, k))
     return [torch.randn(s).to(dtype) for s in shapes]
@@ -55,9 +72,11 @@ def reference_in_double(tensors: list[Tensor], grad: Tensor) -> tuple[Tensor, li
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("kernel_size", [3, 5])
-@pytest.mark.parametrize("shape", SHAPES)
-def test_values_and_gradients(shape: tuple[int, ...], kernel_size: int, dtype: torch.dtype) -> None:
-    tensors = arguments(shape, kernel_size, dtype)
+@pytest.mark.parametrize(("shape", "native"), [*((shape, None) for shape in SHAPES), *OTHER_SIZES])
+def test_values_and_gradients(
+    shape: tuple[int, ...], native: tuple[int, int] | None, kernel_size: int, dtype: torch.dtype
+) -> None:
+    tensors = arguments(shape, kernel_size, dtype, native)
     for t in tensors:
         t.requires_grad_()
     y = op(*tensors)
@@ -74,6 +93,7 @@ def test_values_and_gradients(shape: tuple[int, ...], kernel_size: int, dtype: t
     c=st.integers(1, 40),
     h=st.integers(1, 40),
     w=st.integers(1, 40),
+    native=st.none() | st.tuples(st.integers(1, 50), st.integers(1, 50)),
     kernel_size=st.sampled_from([3, 5]),
     dtype=st.sampled_from(list(TOLERANCE)),
     layout=st.sampled_from(["contiguous", "channels_last", "sliced", "expanded", "transposed"]),
@@ -81,10 +101,19 @@ def test_values_and_gradients(shape: tuple[int, ...], kernel_size: int, dtype: t
     threads=st.sampled_from([1, 2, 3]),
 )
 def test_any_shape_and_strides(
-    n: int, c: int, h: int, w: int, kernel_size: int, dtype: torch.dtype, layout: str, turned: bool, threads: int
+    n: int,
+    c: int,
+    h: int,
+    w: int,
+    native: tuple[int, int] | None,
+    kernel_size: int,
+    dtype: torch.dtype,
+    layout: str,
+    turned: bool,
+    threads: int,
 ) -> None:
     torch.manual_seed(n * 1000 + c * 100 + h * 10 + w)
-    x, *filters = arguments((n, c, h, w), kernel_size, dtype)
+    x, *filters = arguments((n, c, h, w), kernel_size, dtype, native)
     grad = torch.randn(n, 3 * c, h, w).to(dtype)
     if turned:
         grad = torch.randn(n, 3 * c, w, h).to(dtype).transpose(2, 3)
@@ -116,18 +145,20 @@ def test_other_instruction_sets(isa: str) -> None:
         "import torch; from dicenas.ops import dim_conv, dim_conv_reference\n"
         "torch.manual_seed(0)\n"
         "for dtype, limit in ((torch.float32, 1e-5), (torch.float16, 1e-2), (torch.bfloat16, 1e-1)):\n"
-        "    for n, c, h, w in ((2, 5, 9, 17), (1, 20, 7, 7), (1, 3, 2, 3)):\n"
-        "        t = [torch.randn(s) for s in ((n, c, h, w), (c, 1, 3, 3), (w, 1, 3, 3), (h, 1, 3, 3))]\n"
+        "    for n, c, h, w, rows, columns in ((2, 5, 9, 17, 9, 17), (1, 20, 7, 7, 7, 7), (1, 3, 2, 3, 2, 3),\n"
+        "                                      (1, 6, 33, 40, 28, 35), (1, 6, 5, 6, 9, 20)):\n"
+        "        t = [torch.randn(s) for s in ((n, c, h, w), (c, 1, 3, 3), (columns, 1, 3, 3), (rows, 1, 3, 3))]\n"
         "        t = [v.to(dtype) for v in t]\n"
-        "        got = torch.ops.dicenas.dim_conv(*t).float()\n"
-        "        error = (got - dim_conv_reference(*(v.float() for v in t))).abs().max()\n"
+        "        got = torch.ops.dicenas.dim_conv(*t).double()\n"
+        "        error = (got - dim_conv_reference(*(v.double() for v in t))).abs().max()\n"
         "        assert error < limit, (dtype, float(error))\n"
         "from dicenas.ops import DiCE, kernels\n"
         "x = torch.randn(2, 10, 9, 17)\n"
-        "unit = DiCE(10, 10, (9, 17))\n"
-        "y = unit(x)\n"
-        "with kernels.disabled():\n"
-        "    assert (unit(x) - y).abs().max() < 1e-4\n"
+        "for size in ((9, 17), (12, 20)):\n"
+        "    unit = DiCE(10, 10, size)\n"
+        "    y = unit(x)\n"
+        "    with kernels.disabled():\n"
+        "        assert (unit(x) - y).abs().max() < 1e-4\n"
         "weight, bias, slope = torch.randn(23, 10), torch.randn(23), torch.rand(23)\n"
         "y = torch.nn.functional.prelu(torch.nn.functional.conv2d(x, weight[:, :, None, None], bias), slope)\n"
         "assert (kernels.pointwise(x, weight, bias, slope) - y).abs().max() < 1e-4\n"
@@ -182,8 +213,9 @@ def test_only_the_wanted_gradients() -> None:
     assert all(f.grad is not None for f in filters)
 
 
-def test_results_do_not_depend_on_threads_or_runs() -> None:
-    tensors = [t.requires_grad_() for t in arguments((5, 70, 28, 28))]
+@pytest.mark.parametrize("native", [(28, 28), (24, 26)])
+def test_results_do_not_depend_on_threads_or_runs(native: tuple[int, int]) -> None:
+    tensors = [t.requires_grad_() for t in arguments((5, 70, 28, 28), native=native)]
     grad = torch.randn(5, 210, 28, 28)
     results = []
     for threads in (1, 2, 3, 2):
@@ -196,7 +228,7 @@ def test_results_do_not_depend_on_threads_or_runs() -> None:
 
 
 def test_two_threads_at_once() -> None:
-    cases = [arguments((2, 30, 14, 14)), arguments((3, 11, 9, 20))]
+    cases = [arguments((2, 30, 14, 14)), arguments((3, 11, 9, 20), native=(7, 28))]
     expected = [op(*case) for case in cases]
     wrong: list[int] = []
 
@@ -220,8 +252,8 @@ def test_two_threads_at_once() -> None:
         (lambda t: [t[0].double(), *t[1:]], "float64"),
         (lambda t: [t[0][:, :, :0], *t[1:]], "empty"),
         (lambda t: [t[0], t[1][:-1], *t[2:]], "weight_channel"),
-        (lambda t: [*t[:2], t[2][:-1], t[3]], "weight_width"),
-        (lambda t: [*t[:3], t[3][:-1]], "weight_height"),
+        (lambda t: [*t[:2], t[2][:0], t[3]], "weight_width"),
+        (lambda t: [*t[:3], t[3][:0]], "weight_height"),
         (lambda t: [*t[:3], torch.randn(5, 1, 5, 5)], "weight_height"),
         (lambda t: [t[0], *(torch.randn(len(f), 1, 7, 7) for f in t[1:])], "size 3 and 5"),
         (lambda t: [*t[:3], t[3].half()], "float16"),
@@ -241,9 +273,10 @@ def test_mismatched_gradient_is_refused() -> None:
             backward_op(grad, *tensors, True, True)
 
 
-def test_compiles_as_one_graph() -> None:
+@pytest.mark.parametrize("size", [(7, 5), (9, 4)])
+def test_compiles_as_one_graph(size: tuple[int, int]) -> None:
     module = DimConv(6, (7, 5))
-    tensors = [torch.randn(2, 6, 7, 5).requires_grad_(), *module.parameters()]
+    tensors = [torch.randn(2, 6, *size).requires_grad_(), *module.parameters()]
 
     def loss(x: Tensor) -> Tensor:
         return torch.relu(module(x) * 2).square().sum()
@@ -252,6 +285,17 @@ def test_compiles_as_one_graph() -> None:
     expected = torch.autograd.grad(loss(tensors[0]), tensors)
     for actual, wanted in zip(torch.autograd.grad(compiled(tensors[0]), tensors), expected, strict=True):
         assert_close(actual, wanted, 1e-5)
+
+
+def test_one_graph_serves_every_size() -> None:
+    module = DimConv(6, (7, 5)).eval()
+    compiled = torch.compile(module, fullgraph=True, dynamic=True)
+    with torch.no_grad(), torch.compiler.set_stance("default"):
+        compiled(torch.randn(2, 6, 8, 11))
+        with torch.compiler.set_stance("fail_on_recompile"):
+            for size in ((9, 4), (16, 20)):
+                x = torch.randn(3, 6, *size)
+                assert_close(compiled(x), module(x), 1e-6)
 
 
 def test_autocast_runs_in_the_lower_precision() -> None:
@@ -278,16 +322,30 @@ def test_vmap() -> None:
 
 
 def test_what_the_kernels_lack_runs_in_plain_pytorch() -> None:
-    for x_size, kernel_size, dilation, dtype in (
-        ((9, 6), 3, (1, 1, 1), torch.float32),  # not the native size
-        ((7, 5), 7, (1, 1, 1), torch.float32),
-        ((7, 5), 3, (2, 1, 1), torch.float32),
-        ((7, 5), 3, (1, 1, 1), torch.float64),
-    ):
-        module = DimConv(6, (7, 5), kernel_size, dilation).to(dtype)
-        x = torch.randn(2, 6, *x_size, dtype=dtype)
-        weights = (module.weight_channel, module.weight_width, module.weight_height)
-        assert torch.equal(module(x), dim_conv_reference(x, *weights, dilation))
+    for size in ((7, 5), (9, 6)):
+        for kernel_size, dilation, dtype in (
+            (7, (1, 1, 1), torch.float32),
+            (3, (2, 1, 1), torch.float32),
+            (3, (1, 1, 1), torch.float64),
+        ):
+            module = DimConv(6, (7, 5), kernel_size, dilation).to(dtype)
+            x = torch.randn(2, 6, *size, dtype=dtype)
+            weights = (module.weight_channel, module.weight_width, module.weight_height)
+            assert torch.equal(module(x), dim_conv_reference(x, *weights, dilation))
+
+
+def test_other_sizes_run_by_the_kernels() -> None:
+    module = DimConv(6, (7, 5))
+    for size in ((7, 5), (9, 5), (7, 6), (3, 20)):
+        x = torch.randn(2, 6, *size)
+        assert torch.equal(module(x), op(x, module.weight_channel, module.weight_width, module.weight_height))
+
+
+def test_work_counts_the_native_size() -> None:
+    x, *filters = arguments((2, 4, 9, 11), native=(7, 5))
+    with FlopCounterMode(display=False) as counter:
+        op(x, *filters)
+    assert counter.get_total_flops() == 2 * 2 * 4 * (9 * 11 + 7 * 11 + 9 * 5) * 9
 
 
 def test_forward_mode_differentiation() -> None:

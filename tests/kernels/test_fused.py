@@ -18,13 +18,23 @@ from tests.kernels.test_cuda import fused_reference, unit_reference
     c=st.integers(1, 40),
     h=st.integers(1, 30),
     w=st.integers(1, 30),
+    native=st.none() | st.tuples(st.integers(1, 40), st.integers(1, 40)),
     kernel_size=st.sampled_from([3, 5]),
     dtype=st.sampled_from(list(TOLERANCE)),
     threads=st.sampled_from([1, 2, 3]),
 )
-def test_unit(n: int, c: int, h: int, w: int, kernel_size: int, dtype: torch.dtype, threads: int) -> None:
+def test_unit(
+    n: int,
+    c: int,
+    h: int,
+    w: int,
+    native: tuple[int, int] | None,
+    kernel_size: int,
+    dtype: torch.dtype,
+    threads: int,
+) -> None:
     torch.manual_seed(n * 1000 + c * 100 + h * 10 + w)
-    tensors = arguments((n, c, h, w), kernel_size, dtype)
+    tensors = arguments((n, c, h, w), kernel_size, dtype, native)
     squeezed = max(1, c // 4)
     local, spatial = torch.randn(c, 14), torch.randn(c, 11)
     reduce, expand = torch.randn(squeezed, c), torch.randn(c, squeezed)

@@ -90,8 +90,8 @@ def qualifies(
 ) -> bool:
     """Whether ``dicenas::dim_conv`` takes these arguments of :func:`dicenas.ops.dim_conv`, already checked there.
 
-    It has kernel sizes 3 and 5 without dilation, at the native size, and three data types. Exported programs are to
-    hold standard operators only.
+    It has kernel sizes 3 and 5 without dilation and three data types; on a GPU it takes the native size only. Exported
+    programs are to hold standard operators only.
     """
     if (
         exporting()
@@ -100,7 +100,10 @@ def qualifies(
         or tuple(dilation) != (1, 1, 1)
     ):
         return False
-    if (weight_height.shape[0], weight_width.shape[0]) != tuple(x.shape[2:]) or x.shape[1] == 0:
+    native = weight_height.shape[0], weight_width.shape[0]
+    if x.device.type == "cuda" and native != tuple(x.shape[2:]):
+        return False
+    if min(*x.shape[1:], *native) < 1:
         return False
     weights = (weight_channel, weight_width, weight_height)
     if any(weight.device != x.device for weight in weights) or torch.autograd.forward_ad._current_level >= 0:

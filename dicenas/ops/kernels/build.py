@@ -47,6 +47,7 @@ _SOURCES = {
         "dicenas_cpu_kernels.h",
         "dicenas_cpu_march.h",
         "dicenas_cpu_pointwise.h",
+        "dicenas_cpu_resize.h",
         "dicenas_cpu_training.h",
         "dicenas_cpu_vectors.h",
     ),

@@ -16,7 +16,7 @@ __all__ = ["DTYPES", "check", "dice_unit", "dim_conv", "dim_conv_backward", "dim
 DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 
 _POINTER = ctypes.c_void_p
-_GEOMETRY = (*[ctypes.c_int64] * 8, *[ctypes.c_int] * 3)
+_GEOMETRY = (*[ctypes.c_int64] * 10, *[ctypes.c_int] * 3)
 
 
 @cache
@@ -34,8 +34,9 @@ def library() -> ctypes.CDLL:
     return handle
 
 
-def _geometry(x: Tensor, weight: Tensor) -> tuple[int, ...]:
-    return (*x.shape, *x.stride(), weight.shape[-1], DTYPES[x.dtype], torch.get_num_threads())
+def _geometry(x: Tensor, width: Tensor, height: Tensor) -> tuple[int, ...]:
+    native = height.shape[0], width.shape[0]
+    return (*x.shape, *native, *x.stride(), width.shape[-1], DTYPES[x.dtype], torch.get_num_threads())
 
 
 def _constant(weight: Tensor) -> Tensor:
@@ -58,7 +59,7 @@ def dim_conv(x: Tensor, weight_channel: Tensor, weight_width: Tensor, weight_hei
     check(
         library().dicenas_dim_conv(
             x.data_ptr(), channel.data_ptr(), width.data_ptr(), height.data_ptr(), out.data_ptr(),
-            *_geometry(x, channel),
+            *_geometry(x, width, height),
         )
     )  # fmt: skip
     return out
@@ -83,7 +84,7 @@ def dim_conv_backward(
             grad.data_ptr(), x.data_ptr(), *(weight.data_ptr() for weight in weights),
             grad_x.data_ptr() if input_grad else None,
             *(g.data_ptr() if weight_grad else None for g in grads),
-            *_geometry(x, weights[0]),
+            *_geometry(x, *weights[1:]),
         )
     )  # fmt: skip
     channel, width, height = (g.to(weight_channel.dtype) for g in grads)
@@ -100,7 +101,7 @@ def dim_conv_local(
     check(
         library().dicenas_dim_conv_local(
             x.data_ptr(), channel.data_ptr(), width.data_ptr(), height.data_ptr(), local.data_ptr(), out.data_ptr(),
-            *_geometry(x, channel),
+            *_geometry(x, width, height),
         )
     )  # fmt: skip
     return out
@@ -123,7 +124,7 @@ def dice_unit(
     check(
         library().dicenas_dice_unit(
             x.data_ptr(), channel.data_ptr(), width.data_ptr(), height.data_ptr(),
-            *(t.data_ptr() for t in constants), gate_reduce.shape[0], out.data_ptr(), *_geometry(x, channel),
+            *(t.data_ptr() for t in constants), gate_reduce.shape[0], out.data_ptr(), *_geometry(x, width, height),
         )
     )  # fmt: skip
     return out

@@ -40,7 +40,10 @@ pointwise = torch.ops.dicenas.pointwise.default
 
 
 def _check(x: Tensor, channel: Tensor, width: Tensor, height: Tensor) -> None:
-    """Raise ValueError unless the kernels can take these arguments: nothing is read before."""
+    """Raise ValueError unless the kernels can take these arguments: nothing is read before.
+
+    The CPU's take an input of any size: they resize it to the native one, a filter a column and a row, and back.
+    """
     if x.dim() != 4:
         raise ValueError(f"dicenas::dim_conv takes an input (N, C, H, W), got shape {tuple(x.shape)}")
     if x.dtype not in cpu.DTYPES:
@@ -53,12 +56,16 @@ def _check(x: Tensor, channel: Tensor, width: Tensor, height: Tensor) -> None:
         raise ValueError(f"dicenas::dim_conv has kernels of size 3 and 5, got filters {tuple(channel.shape)}")
     for name, weight, filters in (
         ("weight_channel", channel, c),
-        ("weight_width", width, w),
-        ("weight_height", height, h),
+        ("weight_width", width, w if x.device.type == "cuda" else _filters(width)),
+        ("weight_height", height, h if x.device.type == "cuda" else _filters(height)),
     ):
         _check_constant(name, weight, (filters, 1, size, size), x)
         if weight.dtype != x.dtype:
             raise ValueError(f"dicenas::dim_conv: {name} is {weight.dtype}, the input {x.dtype}")
+
+
+def _filters(weight: Tensor) -> int:
+    return max(1, weight.shape[0] if weight.dim() else 0)
 
 
 def _check_constant(name: str, value: Tensor, shape: Sequence[int], x: Tensor) -> None:
@@ -225,14 +232,20 @@ def _vmap(info: Any, in_dims: tuple[int | None, ...], *tensors: Tensor) -> tuple
 torch.library.register_vmap("dicenas::dim_conv", _vmap, lib=_library)
 
 
-def _macs(x_shape: Sequence[int], kernel_size: int) -> int:
+def _macs(x_shape: Sequence[int], kernel_size: int, native_w: int, native_h: int) -> int:
     n, c, h, w = x_shape
-    return 3 * n * c * h * w * kernel_size**2
+    return n * c * (h * w + native_h * w + h * native_w) * kernel_size**2
 
 
 @register_flop_formula(torch.ops.dicenas.dim_conv)
-def _dim_conv_flops(x_shape: Sequence[int], channel_shape: Sequence[int], *args: Any, **kwargs: Any) -> int:
-    return 2 * _macs(x_shape, channel_shape[-1])
+def _dim_conv_flops(
+    x_shape: Sequence[int],
+    channel_shape: Sequence[int],
+    width_shape: Sequence[int],
+    height_shape: Sequence[int],
+    **kwargs: Any,
+) -> int:
+    return 2 * _macs(x_shape, channel_shape[-1], width_shape[0], height_shape[0])
 
 
 @register_flop_formula(torch.ops.dicenas.dim_conv_backward)
@@ -246,4 +259,5 @@ def _backward_flops(
     weight_grad: bool,
     **kwargs: Any,
 ) -> int:
-    return 2 * _macs(x_shape, channel_shape[-1]) * (int(input_grad) + int(weight_grad))
+    macs = _macs(x_shape, channel_shape[-1], width_shape[0], height_shape[0])
+    return 2 * macs * (int(input_grad) + int(weight_grad))
