@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
 
 from dicenas.training.image_files import FolderFiles, ZipFiles, decode
 from dicenas.training.transforms import Transform, derived_seed
@@ -183,11 +185,20 @@ class FileSet(ImageSet):
         """
         images: Tensor | None = None
         done = 0
-        for batch, _ in self.validation_batches(Plan(0, 256, workers=workers), transform):
-            if images is None:
-                images = torch.empty(len(self), *batch.shape[1:], dtype=torch.uint8)
-            images[done : done + len(batch)] = batch
-            done += len(batch)
+        with tqdm(
+            total=len(self),
+            desc="decoding images",
+            unit="image",
+            delay=2,
+            leave=False,
+            disable=True if int(os.environ.get("RANK", 0)) else None,  # of several processes, one shows it
+        ) as bar:
+            for batch, _ in self.validation_batches(Plan(0, 256, workers=workers), transform):
+                if images is None:
+                    images = torch.empty(len(self), *batch.shape[1:], dtype=torch.uint8)
+                images[done : done + len(batch)] = batch
+                done += len(batch)
+                bar.update(len(batch))
         assert images is not None
         return MemorySet(images, self.labels, self.digest)
 

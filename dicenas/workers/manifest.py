@@ -13,9 +13,11 @@ from dicenas import __version__
 from dicenas.run_session import differences
 from dicenas.workers.storage import hide_password
 
-__all__ = ["check_manifest", "read_manifest"]
+__all__ = ["DATA_FOUND", "check_manifest", "read_manifest"]
 
 _KEY = "dicenas_search"
+#: Key of the settings that says what the data of a search is like; it is in no configuration.
+DATA_FOUND = "data_found"
 
 
 def check_manifest(study: Study, settings: Mapping[str, Any], *, alone: bool) -> None:
@@ -32,6 +34,11 @@ def check_manifest(study: Study, settings: Mapping[str, Any], *, alone: bool) ->
     kept = study.user_attrs.get(_KEY)
     if kept is not None:
         found = differences(kept["settings"], settings)
+        if found and all(line.startswith(f"  {DATA_FOUND}.") for line in found):
+            raise ValueError(
+                f"the data is not that of study {study.study_name!r}; bring it back, or take another name:\n"
+                + "\n".join(line.replace(f"{DATA_FOUND}.", "") for line in found)
+            )
         if kept["version"] != __version__ and not alone:
             found.append(f"  version of dicenas: {kept['version']} there, {__version__} here")
         if found:
@@ -69,4 +76,4 @@ def read_manifest(storage: BaseStorage, url: str, name: str, *, any_version: boo
             f"study {name!r} is worked on by dicenas {kept['version']}, this is {__version__}; workers of one search "
             "run the same code"
         )
-    return {key: value for key, value in kept["settings"].items() if key != "data_found"}
+    return {key: value for key, value in kept["settings"].items() if key != DATA_FOUND}

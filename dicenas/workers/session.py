@@ -30,7 +30,7 @@ from dicenas.space import SpaceSpec
 from dicenas.strategies import ArchitectureStudy, Proposal
 from dicenas.workers.board import Board
 from dicenas.workers.limits import Limits
-from dicenas.workers.manifest import check_manifest
+from dicenas.workers.manifest import DATA_FOUND, check_manifest
 from dicenas.workers.progress import Progress
 from dicenas.workers.shared import SharedStudy
 from dicenas.workers.storage import (
@@ -346,7 +346,7 @@ class Session:
             claims=board,
         )
         others = [worker for worker in board.workers() if worker.id != board.worker]
-        found = {"data_found": dict(self._task.data_found)} if self._task.data_found else {}
+        found = {DATA_FOUND: dict(self._task.data_found)} if self._task.data_found else {}
         check_manifest(shared.study.study, {**settings, **found}, alone=all(map(board.is_gone, others)))
         return shared
 

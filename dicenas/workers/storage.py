@@ -99,7 +99,8 @@ def open_storage(url: str, *, patience_s: float = SHORT_PATIENCE_S) -> RDBStorag
     """Open the database at a URL, with Optuna's tables in it.
 
     Args:
-        url: ``sqlite:///FILE``, ``postgresql://USER:PASSWORD@HOST/DATABASE`` or ``mysql://...``, as SQLAlchemy has it.
+        url: ``sqlite:///FILE``, ``postgresql://USER:PASSWORD@HOST/DATABASE`` or ``mysql+pymysql://...``, as
+            SQLAlchemy has it.
         patience_s: How long to go on asking a database that does not answer, in seconds.
 
     Raises:
@@ -124,8 +125,8 @@ def open_storage(url: str, *, patience_s: float = SHORT_PATIENCE_S) -> RDBStorag
         storage = retrying(lambda: _open(url, engine), f"storage {shown}", patience_s=patience_s)
     except (ImportError, NoSuchModuleError) as error:
         raise ValueError(
-            f"storage {shown}: its driver is not installed ({error}); pip install 'dicenas[distributed]' brings that "
-            "of PostgreSQL, 'dicenas[mysql]' that of MySQL"
+            f"storage {shown}: its driver is not installed ({' '.join(str(error).split())}); pip install "
+            "'dicenas[distributed]' brings that of postgresql://..., 'dicenas[mysql]' that of mysql+pymysql://..."
         ) from error
     except RuntimeError as error:  # Optuna's word for tables of another version
         raise ValueError(f"storage {shown}: {' '.join(str(error).split())}") from error

@@ -1,0 +1,65 @@
+"""Who may go on with a study: the same search, on the same data, by the same code."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import optuna
+import pytest
+
+from dicenas.workers import manifest
+from dicenas.workers.manifest import DATA_FOUND, check_manifest, read_manifest
+
+SETTINGS: dict[str, Any] = {
+    "name": "run",
+    "search": {"trials": 3, "seed": 0},
+    DATA_FOUND: {"train images": 57, "classes": ["cat", "dog"]},
+}
+
+
+@pytest.fixture
+def study() -> optuna.Study:
+    study = optuna.create_study(study_name="run")
+    check_manifest(study, SETTINGS, alone=True)
+    return study
+
+
+def changed(**changes: Any) -> dict[str, Any]:
+    return {**SETTINGS, **changes}
+
+
+def test_the_same_search_goes_on_with_more_trials(study: optuna.Study) -> None:
+    more = changed(search={"trials": 9, "seed": 0})
+    check_manifest(study, more, alone=False)
+    kept = read_manifest(study._storage, "sqlite://", "run")
+    assert kept == {"name": "run", "search": {"trials": 9, "seed": 0}}
+
+
+def test_another_search_is_refused(study: optuna.Study) -> None:
+    other = changed(search={"trials": 3, "seed": 7}, data_found={"train images": 50, "classes": ["cat", "dog"]})
+    said = (
+        "study 'run' in this storage belongs to another search:\n  data_found.train images: 57 there, 50 now\n  search"
+    )
+    with pytest.raises(ValueError, match=said):
+        check_manifest(study, other, alone=True)
+
+
+def test_data_that_changed_is_refused(study: optuna.Study) -> None:
+    fewer = changed(data_found={"train images": 50, "classes": ["cat", "dog"]})
+    said = "the data is not that of study 'run'; bring it back, or take another name:\n  train images: 57 there, 50 now"
+    with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+        check_manifest(study, fewer, alone=True)
+
+
+def test_newer_code_goes_on_only_where_nobody_else_is_at_work(
+    study: optuna.Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = manifest.__version__
+    monkeypatch.setattr(manifest, "__version__", "99.0")
+    with pytest.raises(ValueError, match=re.escape(f"version of dicenas: {there} there, 99.0 here")):
+        check_manifest(study, SETTINGS, alone=False)
+    with pytest.raises(ValueError, match=re.escape(f"is worked on by dicenas {there}, this is 99.0")):
+        read_manifest(study._storage, "sqlite://", "run")
+    check_manifest(study, SETTINGS, alone=True)
+    assert read_manifest(study._storage, "sqlite://", "run")["name"] == "run"
