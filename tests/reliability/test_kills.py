@@ -61,19 +61,28 @@ def test_many_kills_over_sqlite(tmp_path: Path, tally: Tally) -> None:
     check(kill_until_done(tmp_path, command, trials=200, kills=50, seed=2), 200, 50, tally)
 
 
-@pytest.mark.slow
-def test_many_kills_over_postgres(tmp_path: Path, postgres: Postgres, database: str, tally: Tally) -> None:
+def many_kills(folder: Path, server: Postgres | MariaDB, database: str, tally: Tally) -> None:
     """The server itself is killed now and then."""
 
     def restart() -> None:
         if rng.random() < 0.1:
-            postgres.stop()
-            postgres.start()
+            server.stop()
+            server.start()
 
     rng = random.Random(3)
-    command = made_up_search(tmp_path, 200, 4, database)
-    search = partial(kill_until_done, tmp_path, command, trials=200, seed=3, storage=database)
+    command = made_up_search(folder, 200, 4, database)
+    search = partial(kill_until_done, folder, command, trials=200, seed=3, storage=database)
     check(search(kills=50, disturb=restart), 200, 50, tally)
+
+
+@pytest.mark.slow
+def test_many_kills_over_postgres(tmp_path: Path, postgres: Postgres, database: str, tally: Tally) -> None:
+    many_kills(tmp_path, postgres, database, tally)
+
+
+@pytest.mark.slow
+def test_many_kills_over_mysql(tmp_path: Path, mariadb: MariaDB, mysql_database: str, tally: Tally) -> None:
+    many_kills(tmp_path, mariadb, mysql_database, tally)
 
 
 TABLE_SPACE = SpaceSpec(
