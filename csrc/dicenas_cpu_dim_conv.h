@@ -6,10 +6,11 @@ static Planes native_planes(const Problem& a, int64_t reach) {
   return AXIS == ROWS ? Planes(a.native_h, a.w, reach) : Planes(a.h, a.native_w, reach);
 }
 
-// Floats that resizing takes for a chunk: planes before and behind the filters.
+// Floats that resizing takes for a chunk: planes in front of the filters and behind them.
 static int64_t resizing_size(const Problem& a, int64_t reach) {
   if (a.h == a.native_h && a.w == a.native_w) return 0;
-  return 2 * (a.chunk + 2 * reach) * max_of(native_planes<ROWS>(a, reach).plane, native_planes<COLUMNS>(a, reach).plane);
+  const int64_t rows = native_planes<ROWS>(a, reach).plane, columns = native_planes<COLUMNS>(a, reach).plane;
+  return 2 * (a.chunk + 2 * reach) * max_of(rows, columns);
 }
 
 // Row h of the height-wise branch (ROWS) or of the width-wise one (COLUMNS). `place(h, start)` gives the function that
@@ -34,7 +35,8 @@ static const float* native_branch(const Problem& a, const Planes& g, const float
   const Planes native = native_planes<AXIS>(a, R);
   const int64_t halo = count + 2 * R, size = native.plane;
   padded_planes(memory, native, halo);
-  resize_planes<AXIS>(planes - R * g.plane - g.origin, g, memory, native, AXIS == ROWS ? a.rows_in : a.columns_in, halo);
+  const Resize& in = AXIS == ROWS ? a.rows_in : a.columns_in;
+  resize_planes<AXIS>(planes - R * g.plane - g.origin, g, memory, native, in, halo);
   const float* const x = memory + R * size + native.origin;
   float* const y = memory + halo * size + native.origin;
   for (int64_t h = 0; h < native.h; ++h)
@@ -77,12 +79,12 @@ static inline __attribute__((always_inline)) void both_branches(const Problem& a
   if (resize_w) resized_branch<K, COLUMNS>(a, g, planes_w, memory, count, start_w, place_w);
 }
 
+// The three branches of a chunk of channels, `branch` elements from one to the next.
 template <class T, int K>
-static void dim_conv_chunk(const Problem& a, const Planes& g, const float* planes, float* memory, T* y, int64_t first,
-                           int64_t count) {
-  const int64_t size = a.h * a.w, branch = a.c * size, row = a.w;
+static void dim_conv_chunk(const Problem& a, const Planes& g, const float* planes, float* memory, T* y, int64_t branch,
+                           int64_t first, int64_t count) {
+  const int64_t size = a.h * a.w, row = a.w;
   Vector filter[K * K];
-  y += first * size;
   for (int64_t c = 0; c < count; ++c) {
     broadcast_filter<K>(filter, a.weight_channel + (first + c) * K * K, 1);
     for (int64_t i = 0; i < g.aligned_vectors(); ++i) {
@@ -146,13 +148,22 @@ template <class T, int K>
 static void dim_conv_items(const Problem& a, int64_t begin, int64_t end) {
   constexpr int R = K / 2;
   const Planes g(a.h, a.w, R);
-  const int64_t size = (a.chunk + 2 * R) * g.plane;
-  float* planes = padded_planes(scratch(size + resizing_size(a, R)), g, a.chunk + 2 * R);
+  const int64_t map = a.h * a.w, size = (a.chunk + 2 * R) * g.plane;
+  const int64_t block = a.streams ? round_up(a.chunk * map, 16) : 0;
+  float* planes = padded_planes(scratch(size + 3 * block + resizing_size(a, R)), g, a.chunk + 2 * R);
+  T* const results = (T*)(planes + size);
+  float* memory = planes + size + 3 * block;
   for (int64_t item = begin; item < end; ++item) {
     const int64_t n = item / a.chunks, first = item % a.chunks * a.chunk, count = min_of(a.chunk, a.c - first);
     load_planes(planes, g, image_of<T>(a, n), first - R, first + count + R);
-    dim_conv_chunk<T, K>(a, g, planes + R * g.plane + g.origin, planes + size, (T*)a.y + n * 3 * a.c * a.h * a.w, first,
-                         count);
+    T* const y = (T*)a.y + (n * 3 * a.c + first) * map;
+    const float* const x = planes + R * g.plane + g.origin;
+    if (!a.streams) {
+      dim_conv_chunk<T, K>(a, g, x, memory, y, a.c * map, first, count);
+      continue;
+    }
+    dim_conv_chunk<T, K>(a, g, x, memory, results, block, first, count);
+    for (int b = 0; b < 3; ++b) stream(y + b * a.c * map, results + b * block, count * map * (int64_t)sizeof(T));
   }
 }
 

@@ -1,5 +1,5 @@
-// Matrices that resize rows or columns to the native size and back, as the kernels read them: without zeros. Included by
-// dicenas_cpu.cpp.
+// Matrices that resize rows or columns to the native size and back, without their zeros, as the kernels read them.
+// Included by dicenas_cpu.cpp.
 
 // Calls use(i, j, weight) for the elements, other than zeros, of the matrix (target, source) that resizes an axis:
 // growing is linear interpolation with aligned corners, shrinking is adaptive average pooling.

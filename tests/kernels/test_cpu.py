@@ -139,6 +139,19 @@ def test_any_shape_and_strides(
         assert_close(one, wanted, TOLERANCE[dtype])
 
 
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("native", [(25, 31), (28, 28)])
+def test_results_that_do_not_fit_the_cache(native: tuple[int, int], dtype: torch.dtype) -> None:
+    # They go past it; the last channels do not fill a chunk, and maps begin anywhere in a line of the cache.
+    tensors = arguments((8 * 4 // dtype.itemsize, 113, 25, 31), 3, dtype, native)
+    y = op(*tensors)
+    assert y.numel() * y.element_size() > 8 * 2**20
+    for image in (0, -1):
+        x, *filters = (t.double() for t in tensors)
+        expected = dim_conv_reference(x[image : image + 1 or None], *filters)
+        assert_close(y[image : image + 1 or None], expected, TOLERANCE[dtype])
+
+
 @pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
 def test_other_instruction_sets(isa: str) -> None:
     program = (
