@@ -13,40 +13,49 @@ from dicenas import __version__
 from dicenas.run_session import differences
 from dicenas.workers.storage import hide_password
 
-__all__ = ["DATA_FOUND", "check_manifest", "read_manifest"]
+__all__ = ["DATA_FOUND", "check_manifest", "read_manifest", "write_manifest"]
 
 _KEY = "dicenas_search"
 #: Key of the settings that says what the data of a search is like; it is in no configuration.
 DATA_FOUND = "data_found"
 
 
-def check_manifest(study: Study, settings: Mapping[str, Any], *, alone: bool) -> None:
-    """Check that a study is of the same search and the same code; a new one is told both.
+def check_manifest(storage: BaseStorage, name: str, settings: Mapping[str, Any], *, alone: bool) -> None:
+    """Check that a study, where there is one, is of the same search, on the same data, and by the same code.
 
     Args:
-        study: The study.
+        storage: The storage.
+        name: Name of the study.
         settings: The configuration of this process.
         alone: Whether nobody else is at work on it; then it may go on with newer code.
 
     Raises:
         ValueError: It is not; the message says what differs.
     """
-    kept = study.user_attrs.get(_KEY)
-    if kept is not None:
-        found = differences(kept["settings"], settings)
-        if found and all(line.startswith(f"  {DATA_FOUND}.") for line in found):
-            raise ValueError(
-                f"the data is not that of study {study.study_name!r}; bring it back, or take another name:\n"
-                + "\n".join(line.replace(f"{DATA_FOUND}.", "") for line in found)
-            )
-        if kept["version"] != __version__ and not alone:
-            found.append(f"  version of dicenas: {kept['version']} there, {__version__} here")
-        if found:
-            lines = "\n".join(found)
-            raise ValueError(f"study {study.study_name!r} in this storage belongs to another search:\n{lines}")
-        if kept == {"settings": dict(settings), "version": __version__}:
-            return
-    study.set_user_attr(_KEY, {"settings": dict(settings), "version": __version__})
+    try:
+        kept = optuna.load_study(study_name=name, storage=storage).user_attrs.get(_KEY)
+    except KeyError:
+        return
+    if kept is None:
+        return
+    found = differences(kept["settings"], settings)
+    if found and all(line.startswith(f"  {DATA_FOUND}.") for line in found):
+        raise ValueError(
+            f"the data is not that of study {name!r}; bring it back, or take another name:\n"
+            + "\n".join(line.replace(f"{DATA_FOUND}.", "") for line in found)
+        )
+    if kept["version"] != __version__ and not alone:
+        found.append(f"  version of dicenas: {kept['version']} there, {__version__} here")
+    if found:
+        lines = "\n".join(found)
+        raise ValueError(f"study {name!r} in this storage belongs to another search:\n{lines}")
+
+
+def write_manifest(study: Study, settings: Mapping[str, Any]) -> None:
+    """Tell a study of which search it is, and by which code, for whoever joins it."""
+    manifest = {"settings": dict(settings), "version": __version__}
+    if study.user_attrs.get(_KEY) != manifest:
+        study.set_user_attr(_KEY, manifest)
 
 
 def read_manifest(storage: BaseStorage, url: str, name: str, *, any_version: bool = False) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from dicenas.space import SpaceSpec
 from dicenas.strategies import ArchitectureStudy, Proposal
 from dicenas.workers.board import Board
 from dicenas.workers.limits import Limits
-from dicenas.workers.manifest import DATA_FOUND, check_manifest
+from dicenas.workers.manifest import DATA_FOUND, check_manifest, write_manifest
 from dicenas.workers.progress import Progress
 from dicenas.workers.shared import SharedStudy
 from dicenas.workers.storage import (
@@ -335,6 +335,10 @@ class Session:
         if events is not None:
             before = board.register()
             index = before if index is None else index
+        others = [worker for worker in board.workers() if worker.id != board.worker]
+        found = {DATA_FOUND: dict(self._task.data_found)} if self._task.data_found else {}
+        # Before the study is opened, which would name what differs, but not how.
+        check_manifest(storage, run.path.name, {**settings, **found}, alone=all(map(board.is_gone, others)))
         shared = SharedStudy(run, database, board, events or EventLog(run.events_path), self._details)
         shared.study = ArchitectureStudy(
             self._task.space,
@@ -345,9 +349,7 @@ class Session:
             on_trial_end=shared.keep,
             claims=board,
         )
-        others = [worker for worker in board.workers() if worker.id != board.worker]
-        found = {DATA_FOUND: dict(self._task.data_found)} if self._task.data_found else {}
-        check_manifest(shared.study.study, {**settings, **found}, alone=all(map(board.is_gone, others)))
+        write_manifest(shared.study.study, {**settings, **found})
         return shared
 
     def _details(self, proposal: Proposal) -> Mapping[str, float]:

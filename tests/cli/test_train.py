@@ -26,6 +26,7 @@ def test_a_network_is_trained_drawn_and_exported(
         assert (out / name).read_bytes().startswith(b"\x89PNG")
     architecture = json.loads((out / "export" / "architecture.json").read_text(encoding="utf-8"))
     assert (architecture["num_classes"], architecture["stem"], architecture["image_size"]) == (10, "small", [16, 16])
+    assert (out / "export" / "architecture.svg").is_file()
     recipe = json.loads((out / "training.json").read_text(encoding="utf-8"))["recipe"]
     assert (recipe["epochs"], recipe["batch"], recipe["max_grad_norm"]) == (1, 256, None)
     # The same command once more finds it done; another one is refused.

@@ -175,6 +175,10 @@ def test_another_search_under_the_same_name_is_refused(
     arguments = ["search", str(config), "--storage", started, "--out", str(tmp_path / "second"), "--seed", "7"]
     assert main(arguments) == 2
     assert "search.seed: 0 there, 7 now" in capsys.readouterr().err
+    bounded = yaml.safe_load(config.read_text(encoding="utf-8")) | {"constraints": {"macs": 9e7}}
+    config.write_text(yaml.safe_dump(bounded), encoding="utf-8")
+    assert main(arguments[:-2]) == 2
+    assert "constraints.macs: not given there, 90000000.0 now" in capsys.readouterr().err.replace("'", "")
 
 
 PROXY = """

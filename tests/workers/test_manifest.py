@@ -9,7 +9,7 @@ import optuna
 import pytest
 
 from dicenas.workers import manifest
-from dicenas.workers.manifest import DATA_FOUND, check_manifest, read_manifest
+from dicenas.workers.manifest import DATA_FOUND, check_manifest, read_manifest, write_manifest
 
 SETTINGS: dict[str, Any] = {
     "name": "run",
@@ -19,47 +19,51 @@ SETTINGS: dict[str, Any] = {
 
 
 @pytest.fixture
-def study() -> optuna.Study:
-    study = optuna.create_study(study_name="run")
-    check_manifest(study, SETTINGS, alone=True)
-    return study
+def storage() -> optuna.storages.BaseStorage:
+    """A storage with a study that was told of a search."""
+    storage = optuna.storages.InMemoryStorage()
+    check_manifest(storage, "run", SETTINGS, alone=True)
+    write_manifest(optuna.create_study(study_name="run", storage=storage), SETTINGS)
+    return storage
 
 
 def changed(**changes: Any) -> dict[str, Any]:
     return {**SETTINGS, **changes}
 
 
-def test_the_same_search_goes_on_with_more_trials(study: optuna.Study) -> None:
+def test_the_same_search_goes_on_with_more_trials(storage: optuna.storages.BaseStorage) -> None:
     more = changed(search={"trials": 9, "seed": 0})
-    check_manifest(study, more, alone=False)
-    kept = read_manifest(study._storage, "sqlite://", "run")
+    check_manifest(storage, "run", more, alone=False)
+    write_manifest(optuna.load_study(study_name="run", storage=storage), more)
+    kept = read_manifest(storage, "sqlite://", "run")
     assert kept == {"name": "run", "search": {"trials": 9, "seed": 0}}
 
 
-def test_another_search_is_refused(study: optuna.Study) -> None:
+def test_another_search_is_refused(storage: optuna.storages.BaseStorage) -> None:
     other = changed(search={"trials": 3, "seed": 7}, data_found={"train images": 50, "classes": ["cat", "dog"]})
     said = (
         "study 'run' in this storage belongs to another search:\n  data_found.train images: 57 there, 50 now\n  search"
     )
     with pytest.raises(ValueError, match=said):
-        check_manifest(study, other, alone=True)
+        check_manifest(storage, "run", other, alone=True)
 
 
-def test_data_that_changed_is_refused(study: optuna.Study) -> None:
+def test_data_that_changed_is_refused(storage: optuna.storages.BaseStorage) -> None:
     fewer = changed(data_found={"train images": 50, "classes": ["cat", "dog"]})
     said = "the data is not that of study 'run'; bring it back, or take another name:\n  train images: 57 there, 50 now"
     with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
-        check_manifest(study, fewer, alone=True)
+        check_manifest(storage, "run", fewer, alone=True)
 
 
 def test_newer_code_goes_on_only_where_nobody_else_is_at_work(
-    study: optuna.Study, monkeypatch: pytest.MonkeyPatch
+    storage: optuna.storages.BaseStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     there = manifest.__version__
     monkeypatch.setattr(manifest, "__version__", "99.0")
     with pytest.raises(ValueError, match=re.escape(f"version of dicenas: {there} there, 99.0 here")):
-        check_manifest(study, SETTINGS, alone=False)
+        check_manifest(storage, "run", SETTINGS, alone=False)
     with pytest.raises(ValueError, match=re.escape(f"is worked on by dicenas {there}, this is 99.0")):
-        read_manifest(study._storage, "sqlite://", "run")
-    check_manifest(study, SETTINGS, alone=True)
-    assert read_manifest(study._storage, "sqlite://", "run")["name"] == "run"
+        read_manifest(storage, "sqlite://", "run")
+    check_manifest(storage, "run", SETTINGS, alone=True)
+    write_manifest(optuna.load_study(study_name="run", storage=storage), SETTINGS)
+    assert read_manifest(storage, "sqlite://", "run")["name"] == "run"
