@@ -91,21 +91,24 @@ def dashboard(run: RunFolder) -> Iterator[str]:
     """Address of a dashboard of the run's study."""
     port = free_port()
     script = Path(sys.executable).with_name("optuna-dashboard")
-    with subprocess.Popen([str(script), "--quiet", "--port", str(port), run.storage_url]) as process:
+    process = subprocess.Popen([str(script), "--quiet", "--port", str(port), run.storage_url])
+    try:
         deadline = time.monotonic() + 120
         while not answers(port):
             assert process.poll() is None
             assert time.monotonic() < deadline, "it does not answer"
             time.sleep(0.1)
         yield f"http://127.0.0.1:{port}/dashboard"
+    finally:
         process.terminate()
+        process.wait()
 
 
 def seen_in(chromium: str, address: str, folder: Path) -> str:
     """The words of a page, as its scripts made it."""
-    command = [chromium, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder}"]
+    command = [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
     # Scripts run on a clock of their own, which waits for what they load.
-    command += ["--virtual-time-budget=20000", "--dump-dom", address]
+    command += [f"--user-data-dir={folder}", "--virtual-time-budget=20000", "--dump-dom", address]
     page = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True).stdout
     page = re.sub(r"<(script|style).*?</\1>", "", page, flags=re.DOTALL)
     return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", page)).split())
