@@ -12,7 +12,7 @@ from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 from torch import nn
 
-from dicenas.events import EventLog
+from dicenas.events import EventLog, finite
 from dicenas.runs import RunFolder, TrialRecord
 from dicenas.strategies import ArchitectureStudy, Outcome, Proposal
 from dicenas.workers.board import SILENT_FOR_S, Board, Claim
@@ -97,7 +97,7 @@ class SharedStudy:
             "trial_ended",
             trial=record.number,
             state=record.state,
-            metrics={**values, **outcome.metrics},  # the objectives first
+            metrics=finite({**values, **outcome.metrics}),  # the objectives first
             error=outcome.error,
         )
 
