@@ -28,6 +28,7 @@ RATIOS = {
     "forward_against_views": "against fallback",
     "forward_against_compiled": "against compiled",
     "three_launches_against_one": "3 launches / 1",
+    "against_native": "times native",
     "block": "block",
     "unit": "unit",
     "unit_against_edgenets": "unit, EdgeNets",
@@ -223,7 +224,7 @@ def file_tables(name: str, about: dict[str, Any], rows: list[dict[str, Any]]) ->
         columns = {key: title for key, title in RATIOS.items() if any(key in row["ratios"] for row in rows)}
         cells = [
             [
-                f"{row['batch']}, {row['channels']}×{row['size']}×{row['size']}, {row['dtype']}",
+                f"{row['batch']}, {map_title(row)}, {row['dtype']}",
                 *(row["ratios"].get(key, "–") for key in columns),
             ]
             for row in rows
@@ -235,6 +236,17 @@ def file_tables(name: str, about: dict[str, Any], rows: list[dict[str, Any]]) ->
     yield table(["pair", "ratio"], [[row["pair"], row["ratio"]] for row in rows if "pair" in row], "lr")
 
 
+def is_native(row: dict[str, Any]) -> bool:
+    """Whether a map has the size that the unit was built for."""
+    return bool(row.get("native", row["size"]) == row["size"])
+
+
+def map_title(row: dict[str, Any]) -> str:
+    """Return ``116×28×28``, with the native size where that is another."""
+    title = f"{row['channels']}×{row['size']}×{row['size']}"
+    return title if is_native(row) else f"{title} (native {row['native']}×{row['native']})"
+
+
 def goals(results: list[Result]) -> Iterator[list[str]]:
     """Yield a row for each goal: what it is, what was wanted, what was reached."""
     for text, key, by_threads in KERNEL_GOALS:
@@ -243,7 +255,11 @@ def goals(results: list[Result]) -> Iterator[list[str]]:
                 row["ratios"][key]
                 for about, rows in results
                 for row in rows
-                if "ratios" in row and is_cpu(about, threads) and row["dtype"] == "float32" and key in row["ratios"]
+                if "ratios" in row
+                and is_cpu(about, threads)
+                and row["dtype"] == "float32"
+                and is_native(row)
+                and key in row["ratios"]
             ]
             plural = "thread" if threads == 1 else "threads"
             yield [f"{text}, {threads} {plural}", f">= {wanted}", verdict(found, lambda ratio, at=wanted: ratio >= at)]

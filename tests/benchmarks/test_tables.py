@@ -47,6 +47,15 @@ def test_columns_are_those_that_were_measured(tmp_path: Path) -> None:
     ]
 
 
+def test_native_sizes_that_are_others(tmp_path: Path) -> None:
+    rows = [{**SHAPE, "native": 2, "ratios": {"forward": 7.0, "against_native": 1.5}}]
+    write(tmp_path / "kernels-a.json", rows)
+    lines = tables.tables(tmp_path).split("\n")
+    assert lines[2] == "| batch, shape, dtype | DimConv | times native |"
+    assert lines[4] == "| 1, 4×3×3 (native 2×2), float32 | 7.0 | 1.5 |"
+    assert any("DimConv forward" in line and "1 thread" in line and "not measured" in line for line in lines)
+
+
 def test_goals(tmp_path: Path) -> None:
     write(tmp_path / "kernels-one.json", [{**SHAPE, "ratios": {"forward": 7.0}}, {**SHAPE, "ratios": {"forward": 5.0}}])
     write(tmp_path / "kernels-two.json", [{**SHAPE, "ratios": {"forward": 8.0}}], threads=2)
@@ -70,7 +79,7 @@ def test_goals(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        ("kernels.py", "--shapes", "8x5", "--batches", "1", "--dtypes", "float32", "float64"),
+        ("kernels.py", "--shapes", "8x5", "8x7@5", "--batches", "1", "--dtypes", "float32", "float64"),
         pytest.param(
             ("networks.py", "--networks", "dicenet_1.0", "shufflenet_v2_x1_0", "--modes", "eager", "plain", "folded"),
             marks=pytest.mark.slow,
@@ -89,7 +98,8 @@ def test_benchmarks_write_what_the_tables_read(command: tuple[str, ...], tmp_pat
     assert done.returncode == 0, done.stderr
     text = tables.tables(tmp_path)
     assert name in text
-    assert ("1, 8×5×5, float64" if script == "kernels.py" else "dicenet_1.0 plain") in text
+    wanted = ("1, 8×5×5, float64", "8×7×7 (native 5×5)") if script == "kernels.py" else ("dicenet_1.0 plain",)
+    assert all(row in text for row in wanted)
 
 
 def test_ops_write_what_the_tables_read(tmp_path: Path) -> None:
