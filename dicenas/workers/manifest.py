@@ -13,7 +13,7 @@ from dicenas import __version__
 from dicenas.run_session import differences
 from dicenas.workers.storage import hide_password
 
-__all__ = ["DATA_FOUND", "check_manifest", "read_manifest", "write_manifest"]
+__all__ = ["DATA_FOUND", "check_manifest", "read_manifest", "search_names", "write_manifest"]
 
 _KEY = "dicenas_search"
 #: Key of the settings that says what the data of a search is like; it is in no configuration.
@@ -58,6 +58,12 @@ def write_manifest(study: Study, settings: Mapping[str, Any]) -> None:
         study.set_user_attr(_KEY, manifest)
 
 
+def search_names(storage: BaseStorage) -> list[str]:
+    """Return the names of the studies in a storage that are of searches; others may lie beside them."""
+    studies = optuna.get_all_study_summaries(storage, include_best_trial=False)
+    return sorted(study.study_name for study in studies if _KEY in study.user_attrs)
+
+
 def read_manifest(storage: BaseStorage, url: str, name: str, *, any_version: bool = False) -> dict[str, Any]:
     """Return the settings of a study.
 
@@ -73,9 +79,9 @@ def read_manifest(storage: BaseStorage, url: str, name: str, *, any_version: boo
     try:
         study = optuna.load_study(study_name=name, storage=storage)
     except KeyError as error:
-        names = ", ".join(sorted(optuna.get_all_study_names(storage))) or "none"
+        names = ", ".join(search_names(storage)) or "none"
         raise ValueError(
-            f"there is no study {name!r} in {hide_password(url)} (studies: {names}); dicenas search starts one"
+            f"there is no study {name!r} in {hide_password(url)} (searches: {names}); dicenas search starts one"
         ) from error
     kept = study.user_attrs.get(_KEY)
     if kept is None:

@@ -16,7 +16,7 @@ from dicenas.pareto import Direction, pareto_front
 from dicenas.runs import RunFolder
 from dicenas.strategies.index import is_evaluation
 from dicenas.workers.board import Board, WorkerRow
-from dicenas.workers.manifest import read_manifest
+from dicenas.workers.manifest import read_manifest, search_names
 from dicenas.workers.storage import board_engine, hide_password, open_storage
 
 __all__ = ["Status", "read_statuses"]
@@ -93,9 +93,9 @@ def read_statuses(source: str, study: str | None = None) -> list[Status]:
             raise ValueError(f"{run.path} holds no study{elsewhere}")
         url, wanted = run.storage_url, Path(source).resolve().name
     storage = open_storage(url, patience_s=0)
-    names = [wanted] if wanted is not None else sorted(optuna.get_all_study_names(storage))
+    names = [wanted] if wanted is not None else search_names(storage)
     if not names:
-        raise ValueError(f"there is no study in {hide_password(url)}")
+        raise ValueError(f"there is no search in {hide_password(url)}")
     return [_status(storage, url, name) for name in names]
 
 

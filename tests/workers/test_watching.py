@@ -53,6 +53,16 @@ def test_status_of_a_run_folder(run: RunFolder, capsys: pytest.CaptureFixture[st
     assert f"best:    trial {best.number}, accuracy {best.metrics['accuracy']:.4g}" in out
 
 
+def test_status_passes_over_studies_of_others(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    optuna.create_study(study_name="mine", storage=run.storage_url)
+    assert [status.study for status in read_statuses(run.storage_url)] == ["run"]
+    assert main(["status", run.storage_url, "--study", "mine"]) == 2
+    assert "study 'mine' in sqlite" in (said := capsys.readouterr().err)
+    assert "is not that of a search" in said
+    assert main(["status", run.storage_url, "--study", "nowhere"]) == 2
+    assert "(searches: run)" in capsys.readouterr().err
+
+
 def test_status_of_what_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["status", str(tmp_path)]) == 2
     assert f"{tmp_path} holds no study" in capsys.readouterr().err
