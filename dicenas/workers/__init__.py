@@ -2,9 +2,10 @@
 
 from dicenas.workers.limits import Limits
 from dicenas.workers.manifest import read_manifest
-from dicenas.workers.session import Session, Task, Workers
+from dicenas.workers.session import Session
 from dicenas.workers.storage import StorageLostError, open_storage
 from dicenas.workers.supervisor import WorkerError, spawned
+from dicenas.workers.task import Task, Workers
 from dicenas.workers.worker import Rungs
 
 __all__ = [

@@ -8,106 +8,46 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from optuna.storages import BaseStorage
+import optuna
+from optuna.storages import BaseStorage, RDBStorage
 
 from dicenas.architecture import Architecture
-from dicenas.config import LatencyConfig
-from dicenas.evaluation import Evaluate, Evaluator
+from dicenas.evaluation import Evaluator
 from dicenas.events import Event, EventLog
-from dicenas.pareto import Direction
 from dicenas.report import write_report
 from dicenas.run_latency import MeasuredLatency, TableLatency, latency_source, peak_memory
 from dicenas.run_session import claim_folder, ended_well, lock_folder, logs_in, muted, record_environment
 from dicenas.runs import RunFolder
-from dicenas.space import SpaceSpec
 from dicenas.strategies import ArchitectureStudy, Proposal
 from dicenas.workers.board import Board
-from dicenas.workers.limits import Limits
 from dicenas.workers.manifest import DATA_FOUND, check_manifest, write_manifest
 from dicenas.workers.progress import Progress
 from dicenas.workers.shared import SharedStudy
 from dicenas.workers.storage import (
     SHORT_PATIENCE_S,
     board_engine,
+    hide_password,
     open_proxy,
     open_storage,
     open_study_db,
     retrying,
 )
 from dicenas.workers.supervisor import Child, Supervisor, forked, telling
+from dicenas.workers.task import Task, Workers
 from dicenas.workers.tensorboard import Scalars
-from dicenas.workers.worker import Rungs, Worker
+from dicenas.workers.worker import Worker
 
-__all__ = ["Session", "Task", "Workers"]
+__all__ = ["Session"]
 
 logger = logging.getLogger(__name__)
 
 _DATABASE = "the database of the study"
-
-
-@dataclass(frozen=True)
-class Task:
-    """What is searched for, and how an architecture is evaluated.
-
-    Attributes:
-        space: The space.
-        evaluate: Evaluates an architecture.
-        latency: Where latency comes from.
-        objectives: Names of the objectives, or directions by name.
-        constraints: Upper bounds by name of cost.
-        sampler: Name of the sampler.
-        seed: Seed of the sampler and of the initial weights.
-        first: Architectures that are evaluated first.
-        first_suggestions: How many of the evaluator's suggestions are evaluated after these.
-        rungs: Makes the rungs, for directions of the objectives; ``None`` where every trial goes to its end.
-        data_found: What the data of the search is like; it may not change from one session, or worker, to another.
-    """
-
-    space: SpaceSpec
-    evaluate: Evaluate
-    latency: LatencyConfig | Callable[[Architecture], float]
-    objectives: Sequence[str] | Mapping[str, Direction]
-    constraints: Mapping[str, float]
-    sampler: str
-    seed: int
-    first: Sequence[Architecture] = ()
-    first_suggestions: int = 0
-    rungs: Callable[[Mapping[str, Direction]], Rungs] | None = None
-    data_found: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Workers:
-    """Who works on a search.
-
-    Attributes:
-        count: Processes; with 1 and no limit, the search runs in the process that called for it.
-        limits: What an evaluation may take.
-        start: Starts a worker process by its place and the file descriptor that it tells its events to; by default a
-            copy of this process.
-        storage: URL of the database of the study; ``None`` for a file in the run folder.
-        proxy: ``HOST:PORT`` of Optuna's gRPC proxy in front of that database.
-        tensorboard: Whether scalars for TensorBoard are written to the run folder.
-    """
-
-    count: int = 1
-    limits: Limits = field(default_factory=Limits)
-    start: Callable[[int, int], Child] | None = None
-    storage: str | None = None
-    proxy: str | None = None
-    tensorboard: bool = False
-
-    @property
-    def apart(self) -> bool:
-        """Whether evaluations run in processes of their own."""
-        return self.count > 1 or self.limits.wanted
 
 
 class Session:
@@ -337,6 +277,7 @@ class Session:
             index = before if index is None else index
         others = [worker for worker in board.workers() if worker.id != board.worker]
         found = {DATA_FOUND: dict(self._task.data_found)} if self._task.data_found else {}
+        self._check_storage(storage, database)
         # Before the study is opened, which would name what differs, but not how.
         check_manifest(storage, run.path.name, {**settings, **found}, alone=all(map(board.is_gone, others)))
         shared = SharedStudy(run, database, board, events or EventLog(run.events_path), self._details)
@@ -351,6 +292,15 @@ class Session:
         )
         write_manifest(shared.study.study, {**settings, **found})
         return shared
+
+    def _check_storage(self, storage: BaseStorage, database: RDBStorage) -> None:
+        run = self.run_folder
+        if (numbers := run.trial_numbers()) and run.path.name not in optuna.get_all_study_names(storage):
+            raise ValueError(
+                f"{run.path} holds {len(numbers)} trials, but there is no study {run.path.name!r} in "
+                f"{hide_password(database.url)}; name the storage that the run was started with, or copy its study "
+                "there first (docs/scaling.md)"
+            )
 
     def _details(self, proposal: Proposal) -> Mapping[str, float]:
         assert proposal.architecture is not None

@@ -1,15 +1,18 @@
-"""Who may go on with a study: the same search, on the same data, by the same code."""
+"""Who may go on with a study: the same search, on the same data, by the same code; and where."""
 
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
 
+from dicenas.search import SearchResult, search
 from dicenas.workers import manifest
 from dicenas.workers.manifest import DATA_FOUND, check_manifest, read_manifest, write_manifest
+from tests.reliability.made_up_search import SPACE, MadeUp
 
 SETTINGS: dict[str, Any] = {
     "name": "run",
@@ -67,3 +70,21 @@ def test_newer_code_goes_on_only_where_nobody_else_is_at_work(
     check_manifest(storage, "run", SETTINGS, alone=True)
     write_manifest(optuna.load_study(study_name="run", storage=storage), SETTINGS)
     assert read_manifest(storage, "sqlite://", "run")["name"] == "run"
+
+
+def test_a_run_moves_to_another_database(tmp_path: Path) -> None:
+    def searched(trials: int, storage: str | None = None) -> SearchResult:
+        objectives = ("accuracy", "macs")
+        return search(SPACE, MadeUp(), objectives, trials=trials, sampler="random", storage=storage, out=tmp_path)
+
+    run = searched(2).run
+    before = run.trials()
+    there = f"sqlite:///{tmp_path / 'there.db'}"
+    with pytest.raises(ValueError, match=r"holds 2 trials, but there is no study 'search' in sqlite:.*there\.db; name"):
+        searched(3, there)
+    optuna.copy_study(from_study_name="search", from_storage=run.storage_url, to_storage=there)
+    assert searched(3, there).new_trials == 1
+    assert [(trial.architecture, trial.metrics["accuracy"]) for trial in run.trials()[:2]] == [
+        (trial.architecture, trial.metrics["accuracy"]) for trial in before
+    ]
+    assert len({trial.architecture.hash for trial in run.trials()}) == 3
