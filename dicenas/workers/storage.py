@@ -75,13 +75,12 @@ _REFUSALS = (
     "access denied",
     "does not exist",
     "unknown database",
-    "could not translate host name",
-    "failed to resolve host",
-    "name or service not known",
     "no password supplied",
     "unable to open database file",
     "disk is full",
 )
+# A name without an address: a mistake at the start, later a trouble of the network, or of a server that moves.
+_NO_ADDRESS = ("could not translate host name", "failed to resolve host", "name or service not known")
 
 _Result = TypeVar("_Result")
 
@@ -279,7 +278,8 @@ class Patience:
         """
         source = _source(error)
         reason = _reason(source)
-        if any(words in reason.lower() for words in _REFUSALS):
+        refusals = _REFUSALS if self._seconds > SHORT_PATIENCE_S else (*_REFUSALS, *_NO_ADDRESS)
+        if any(words in reason.lower() for words in refusals):
             raise StorageLostError(f"{self._what} refuses: {reason}") from error
         inner = error if isinstance(error, DBAPIError) else error.__cause__
         # What else there is comes in the wake of a lost connection, such as a transaction that cannot go on.

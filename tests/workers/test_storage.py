@@ -48,6 +48,18 @@ def test_a_server_is_waited_for_that_is_started_again(now: list[float], back_aft
     assert 800 < now[0] - 1000 <= 900
 
 
+def test_a_name_without_an_address_is_a_mistake_at_the_start_alone(now: list[float]) -> None:
+    def ask() -> str:
+        if now[0] < 1300:
+            raise lost(psycopg.OperationalError("failed to resolve host 'db': [Errno -2] Name or service not known"))
+        return "found"
+
+    with pytest.raises(StorageLostError, match="the study refuses: failed to resolve host 'db'"):
+        retrying(ask, "the study", patience_s=module.SHORT_PATIENCE_S)
+    assert now[0] == 1000
+    assert retrying(ask, "the study") == "found"
+
+
 def test_a_file_is_waited_for_no_longer_than_a_minute(now: list[float]) -> None:
     def ask() -> None:
         raise lost(sqlite3.OperationalError("disk I/O error"))
