@@ -38,6 +38,11 @@ def _affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     return scale.detach(), shift.detach()
 
 
+def _wants_gradient(x: Tensor) -> bool:
+    """Whether the gradient of a fused network's input is wanted, which the kernels of inference do not have."""
+    return x.requires_grad and torch.is_grad_enabled()
+
+
 def _leaky(x: Tensor, slope: Tensor) -> Tensor:
     return torch.where(x > 0, x, slope[:, None, None] * x)
 
@@ -53,7 +58,7 @@ def _fused_unit(
     groups: int,
 ) -> Tensor:
     """Run a folded DiCE unit; ``spatial`` holds what ``conv``, its weight, bias and slope, does where depth-wise."""
-    fused = kernels.qualifies(x, *filters, dilation) and x.dtype == local.dtype
+    fused = kernels.qualifies(x, *filters, dilation) and x.dtype == local.dtype and not _wants_gradient(x)
     if fused and groups == spatial.shape[0] == local.shape[0] and x.device.type == "cpu":
         return kernels.dice_unit(x, *filters, local, spatial, *gate)
     x = kernels.dim_conv_local(x, *filters, local) if fused else _fuse_branches(dim_conv(x, *filters, dilation), local)
@@ -73,7 +78,7 @@ def _fuse_branches(x: Tensor, local: Tensor) -> Tensor:
 
 
 def _fused_pointwise(x: Tensor, weight: Tensor, bias: Tensor, slope: Tensor) -> Tensor:
-    suits = x.device.type == "cpu" and x.dtype == weight.dtype and x.dtype in kernels.DTYPES
+    suits = x.device.type == "cpu" and x.dtype == weight.dtype and x.dtype in kernels.DTYPES and not _wants_gradient(x)
     if suits and kernels.available("cpu") and not kernels.exporting():
         return kernels.pointwise(x, weight, bias, slope)
     return _leaky(F.conv2d(x, weight[:, :, None, None], bias), slope)
@@ -87,8 +92,9 @@ torch.fx.wrap("_fused_pointwise")
 class FusedDiCE(nn.Module):
     """The DiCE unit in inference: ``(N, C_in, H, W)`` to ``(N, C_out, H, W)``, its normalisations folded.
 
-    It runs as one kernel where the kernels of the device are loaded, the input has the native size and the spatial
-    convolution is depth-wise, and as few standard operators otherwise, and when it is exported.
+    On the CPU it runs as one kernel where the spatial convolution is depth-wise, at any size of the input; on a GPU its
+    first half does, at the native size. It runs as few standard operators where the kernels of the device are not
+    loaded, where the gradient of the input is wanted, and when it is exported.
     """
 
     weight_channel: Tensor

@@ -368,6 +368,15 @@ def test_forward_mode_differentiation() -> None:
     assert_close(actual, dim_conv_reference(tangent, *filters), 1e-5)
 
 
+@pytest.mark.parametrize("size", [(4, 5), (6, 3)])
+def test_differentiation_by_torch_func(size: tuple[int, int]) -> None:
+    _, *filters = arguments((1, 3, 4, 5))
+    xs = torch.randn(3, 1, 3, *size, requires_grad=True)
+    actual = torch.func.vmap(torch.func.grad(lambda x: dim_conv(x, *filters).square().sum()))(xs)
+    (expected,) = torch.autograd.grad(dim_conv_reference(xs[:, 0], *filters).square().sum(), xs)
+    assert_close(actual, expected, 1e-5)
+
+
 @pytest.mark.filterwarnings(
     "ignore::torch.jit.TracerWarning",
     "ignore:.*torch.jit.trace.*:FutureWarning",

@@ -56,6 +56,17 @@ def test_unit(unit: object, fast: bool, monkeypatch: pytest.MonkeyPatch) -> None
         assert n == 0 or difference(y, net(x)) < 1e-5
 
 
+def test_gradient_of_the_input() -> None:
+    net = randomise(nn.Sequential(DiCE(8, 8, (7, 9)), StridedDiCE(8, (4, 5)))).eval()
+    fused = fuse_for_inference(net)
+    for size in ((7, 9), (10, 8)):
+        x = torch.randn(2, 8, *size, requires_grad=True)
+        grads = [torch.autograd.grad(module(x).square().sum(), x)[0] for module in (net, fused)]
+        by_torch_func = torch.func.grad(lambda x: fused(x).square().sum())(x.detach())
+        assert difference(grads[1], grads[0]) < 1e-4
+        assert difference(by_torch_func, grads[0]) < 1e-4
+
+
 @pytest.mark.parametrize("activation", ["hardswish", "silu"])
 def test_unit_that_cannot_be_fused_is_kept(activation: str) -> None:
     for net in (DiCE(8, 8, (5, 5), activation=activation), DiCE(8, 8, (5, 5), shuffle=False)):

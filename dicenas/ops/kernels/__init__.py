@@ -106,11 +106,21 @@ def qualifies(
     if min(*x.shape[1:], *native) < 1:
         return False
     weights = (weight_channel, weight_width, weight_height)
-    if any(weight.device != x.device for weight in weights) or torch.autograd.forward_ad._current_level >= 0:
+    if any(weight.device != x.device for weight in weights) or _other_differentiation():
         return False
     if torch.is_autocast_enabled(x.device.type):
         return all(t.is_floating_point() for t in (x, *weights))
     return x.dtype in DTYPES and all(weight.dtype == x.dtype for weight in weights)
+
+
+def _other_differentiation() -> bool:
+    """Whether something else than reverse-mode autograd differentiates, which the operators have no formulas for."""
+    if torch.autograd.forward_ad._current_level >= 0:
+        return True
+    if not torch._C._are_functorch_transforms_active():
+        return False
+    grad = torch._C._functorch.TransformType.Grad
+    return any(level.key() == grad for level in torch._C._functorch.get_interpreter_stack() or ())
 
 
 def trains(x: Tensor) -> bool:
