@@ -56,8 +56,8 @@ int dicenas_dice_unit(const void* x, const float* weight_channel, const float* w
                       int64_t native_h, int64_t native_w, int64_t stride_n, int64_t stride_c, int64_t stride_h,
                       int64_t stride_w, int kernel_size, int dtype, int threads);
 
-// y (n, out_channels, size) = a point-wise convolution of x (n, c, size), whose pixels lie one after another, plus bias,
-// through PReLU; weight is (out_channels, c).
+// y (n, out_channels, size) = a point-wise convolution of x (n, c, size), whose pixels lie one after another, plus
+// bias, through PReLU; weight is (out_channels, c).
 int dicenas_pointwise(const void* x, const float* weight, const float* bias, const float* slope, void* y, int64_t n,
                       int64_t c, int64_t out_channels, int64_t size, int64_t stride_n, int64_t stride_c, int dtype,
                       int threads);

@@ -9,7 +9,8 @@
 //   height-wise     c            w            one a row
 //   width-wise      c            h            one a column: a vector of filters
 // Planes are copied into zero-padded scratch memory first, as float32; a row's right padding is the left padding of
-// the row after it.
+// the row after it. There rows or columns are resized where filters are for another number of them (Resize), in front of
+// the march and behind it.
 
 #include "dicenas_cpu_vectors.h"
 #include "dicenas_cpu_march.h"

@@ -104,7 +104,7 @@ static inline Vector weighted_prelu(Vector v, Vector weight, Vector negative) {
 
 // Copies past the cache what nobody reads soon: lines that are written whole need not be fetched first.
 static void stream(void* to, const void* from, int64_t bytes) {
-#if defined(__SSE2__)
+#if defined(__x86_64__)
   char* out = (char*)to;
   const char* in = (const char*)from;
   const int64_t head = min_of(bytes, (int64_t)(-(uintptr_t)out & 63));
