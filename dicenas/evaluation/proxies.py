@@ -97,8 +97,11 @@ def naswot(net: nn.Module, images: Tensor, labels: Tensor) -> float:
     kernel = torch.zeros(len(images), len(images), dtype=torch.float64, device=images.device)
 
     def count(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        code = (inputs[0].flatten(1) > 0).double()
-        kernel.add_(code @ code.T + (1 - code) @ (1 - code).T)
+        positive = inputs[0].flatten(1) > 0
+        units = positive.shape[1]
+        # Products of signs sum to agreements less disagreements: whole numbers, which float32 holds up to 2**24.
+        signs = positive.to(torch.float32 if units < 2**24 else torch.float64).mul_(2).sub_(1)
+        kernel.add_((signs @ signs.T).double().add_(units).div_(2))
 
     with _copied(net, batch_statistics=True) as net, torch.no_grad():
         for module in net.modules():
