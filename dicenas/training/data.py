@@ -200,7 +200,8 @@ def _folders(root: Path) -> tuple[FileSet, FileSet, tuple[str, ...]]:
 def _zipped(paths: Sequence[Path]) -> tuple[FileSet, FileSet, tuple[str, ...]]:
     parts: dict[str, tuple[ZipFiles, Tensor, tuple[str, ...]]] = {}
     for path in paths:
-        part = _part(path.stem) or "train"
+        # An archive that comes alone is all there is, whatever its name.
+        part = "train" if len(paths) == 1 else _part(path.stem) or "train"
         if part in parts:
             raise ValueError(f"data: {path} and {parts[part][0].path} are both for '{part}'; keep one of them")
         try:

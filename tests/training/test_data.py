@@ -130,6 +130,16 @@ def test_what_macos_adds_to_archives_is_no_image(tmp_path: Path, forms: dict[str
     assert open_data(copy, SMALL, 8).digest == open_data(forms["zips"], SMALL, 8).digest
 
 
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_an_archive_that_comes_alone_is_split(part: str, forms: dict[str, Path]) -> None:
+    path = forms["zips"] / f"digits-{part}.zip"
+    with zipfile.ZipFile(path) as archive:
+        count = len(archive.namelist())
+    data = open_data(path, SMALL, 8)
+    assert len(data.train) + len(data.val) == count
+    assert len(data.val) == pytest.approx(count / 5, abs=2)
+
+
 def test_digits_are_neither_moved_nor_mirrored() -> None:
     data = open_data("digits", SMALL, 16)
     assert not data.augmentable
