@@ -31,7 +31,7 @@ HERE = Path(__file__).resolve().parent / "tabular"
 #: Seeds of the comparison; those below 1000 were used to choose settings.
 FIRST_SEED = 1000
 SEEDS = 30
-QUICK_SEEDS = 12
+QUICK_SEEDS = 8
 #: Random search trains this share of the space.
 SHARE_OF_SPACE = 0.25
 #: Points of the budget at which searches are judged.
@@ -168,26 +168,31 @@ def _mean(values: Any, samples: Any) -> dict[str, Any]:
 
 
 def _table(rows: Sequence[dict[str, Any]], about: dict[str, Any]) -> str:
+    width = max(len(row["method"]) for row in rows)
     lines = [
         f"{about['feasible']} of {about['architectures']} architectures meet the bound; budget "
         f"{about['budget_epochs']} epochs; searches with seeds {about['seeds'][0]} to {about['seeds'][1]}",
         "",
-        f"{'method':26} {'budget to match random':>24}  {'hypervolume, % of all':>22}  "
-        f"{'accuracy under bound, %':>25}  {'trainings':>9}",
+        f"{'method':{width}}  {'budget to match random':22}  {'hypervolume, % of all':21}  "
+        f"{'accuracy under bound, %':23}  trainings",
     ]
     for row in rows:
         match, volume, best = (row[k] for k in ("budget_to_match_random", "hypervolume", "best_accuracy_under_bound"))
         shares = ["never" if share is None else f"{share:.2f}" for share in (match["share"], *match["interval"])]
+        volumes, accuracies = ([100 * value for value in (of["mean"], *of["interval"])] for of in (volume, best))
         lines.append(
-            f"{row['method']:26} {shares[0]:>9} [{shares[1]}, {shares[2]}]".ljust(52)
-            + f"  {100 * volume['mean']:7.1f} [{100 * volume['interval'][0]:.1f}, {100 * volume['interval'][1]:.1f}]"
-            + f"  {100 * best['mean']:10.2f} [{100 * best['interval'][0]:.2f}, {100 * best['interval'][1]:.2f}]"
-            + f"  {row['trainings']:9.0f}"
+            f"{row['method']:{width}}  {_interval(shares):22}  {_interval([f'{v:.1f}' for v in volumes]):21}  "
+            f"{_interval([f'{a:.2f}' for a in accuracies]):23}  {row['trainings']:9.0f}"
         )
     lines += ["", "Kendall's tau with the test accuracy of a training (within a width and resolution):"]
     for name, tau in about["rank_correlation"].items():
         lines.append(f"  {name:24} {tau['all']:6.3f} ({tau['within']:6.3f})")
     return "\n".join(lines)
+
+
+def _interval(values: Sequence[str]) -> str:
+    value, low, high = values
+    return f"{value} [{low}, {high}]"
 
 
 if __name__ == "__main__":
