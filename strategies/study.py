@@ -274,6 +274,10 @@ class ArchitectureStudy:
                 _logger.info("promising, but passed over: %s", reason)
             else:
                 found.append(architecture)
+        if len(found) < count:
+            _logger.warning(
+                "of %d scored architectures %d meet the constraints: %d were wanted", len(scores), len(found), count
+            )
         return found
 
     def ask(self) -> Proposal:

@@ -47,7 +47,7 @@ def test_only_the_order_of_scores_counts() -> None:
     assert most_promising_first({}, []) == []
 
 
-def test_the_first_trials_are_the_most_promising_that_meet_the_bounds() -> None:
+def test_the_first_trials_are_the_most_promising_that_meet_the_bounds(caplog: pytest.LogCaptureFixture) -> None:
     bound = sorted(map(macs, SAMPLE))[len(SAMPLE) // 2]
     asked: list[Architecture] = []
 
@@ -75,7 +75,10 @@ def test_the_first_trials_are_the_most_promising_that_meet_the_bounds() -> None:
     # In a session that takes the search up the same are wanted, and no others.
     assert searched.enqueue_promising(scores, 5) == first
     assert searched.ask().architecture not in first
-    assert len(study().enqueue_promising(scores, 1000)) == len(within)
+    with caplog.at_level("WARNING"):
+        assert len(study().enqueue_promising(scores, 1000)) == len(within)
+    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert told == [f"of {len(SAMPLE)} scored architectures {len(within)} meet the constraints: 1000 were wanted"]
 
 
 def test_costs_that_are_quickly_told_are_asked() -> None:
