@@ -38,9 +38,9 @@ def _affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     return scale.detach(), shift.detach()
 
 
-def _wants_gradient(x: Tensor) -> bool:
-    """Whether the gradient of a fused network's input is wanted, which the kernels of inference do not have."""
-    return x.requires_grad and torch.is_grad_enabled()
+def _differentiable(x: Tensor) -> bool:
+    """Whether something may differentiate by the input, which the kernels of inference have no formulas for."""
+    return (x.requires_grad and torch.is_grad_enabled()) or kernels.transforms()
 
 
 def _leaky(x: Tensor, slope: Tensor) -> Tensor:
@@ -58,7 +58,7 @@ def _fused_unit(
     groups: int,
 ) -> Tensor:
     """Run a folded DiCE unit; ``spatial`` holds what ``conv``, its weight, bias and slope, does where depth-wise."""
-    fused = kernels.qualifies(x, *filters, dilation) and x.dtype == local.dtype and not _wants_gradient(x)
+    fused = kernels.qualifies(x, *filters, dilation) and x.dtype == local.dtype and not _differentiable(x)
     if fused and groups == spatial.shape[0] == local.shape[0] and x.device.type == "cpu":
         return kernels.dice_unit(x, *filters, local, spatial, *gate)
     x = kernels.dim_conv_local(x, *filters, local) if fused else _fuse_branches(dim_conv(x, *filters, dilation), local)
@@ -78,7 +78,7 @@ def _fuse_branches(x: Tensor, local: Tensor) -> Tensor:
 
 
 def _fused_pointwise(x: Tensor, weight: Tensor, bias: Tensor, slope: Tensor) -> Tensor:
-    suits = x.device.type == "cpu" and x.dtype == weight.dtype and x.dtype in kernels.DTYPES and not _wants_gradient(x)
+    suits = x.device.type == "cpu" and x.dtype == weight.dtype and x.dtype in kernels.DTYPES and not _differentiable(x)
     if suits and kernels.available("cpu") and not kernels.exporting():
         return kernels.pointwise(x, weight, bias, slope)
     return _leaky(F.conv2d(x, weight[:, :, None, None], bias), slope)
@@ -94,7 +94,7 @@ class FusedDiCE(nn.Module):
 
     On the CPU it runs as one kernel where the spatial convolution is depth-wise, at any size of the input; on a GPU its
     first half does, at the native size. It runs as few standard operators where the kernels of the device are not
-    loaded, where the gradient of the input is wanted, and when it is exported.
+    loaded, where a gradient may be wanted, and when it is exported.
     """
 
     weight_channel: Tensor

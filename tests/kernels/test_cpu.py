@@ -377,6 +377,17 @@ def test_differentiation_by_torch_func(size: tuple[int, int]) -> None:
     assert_close(actual, expected, 1e-5)
 
 
+def test_transformations_compile_as_one_graph() -> None:
+    _, *filters = arguments((1, 3, 4, 5))
+    xs = torch.randn(2, 1, 3, 6, 5)
+    for transformed in (
+        torch.vmap(lambda x: dim_conv(x, *filters)),
+        torch.vmap(torch.func.grad(lambda x: dim_conv(x, *filters).square().sum())),
+    ):
+        compiled = torch.compile(transformed, fullgraph=True, backend="eager")
+        assert_close(compiled(xs), transformed(xs), 1e-6)
+
+
 @pytest.mark.filterwarnings(
     "ignore::torch.jit.TracerWarning",
     "ignore:.*torch.jit.trace.*:FutureWarning",

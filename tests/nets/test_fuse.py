@@ -63,8 +63,16 @@ def test_gradient_of_the_input() -> None:
         x = torch.randn(2, 8, *size, requires_grad=True)
         grads = [torch.autograd.grad(module(x).square().sum(), x)[0] for module in (net, fused)]
         by_torch_func = torch.func.grad(lambda x: fused(x).square().sum())(x.detach())
-        assert difference(grads[1], grads[0]) < 1e-4
-        assert difference(by_torch_func, grads[0]) < 1e-4
+        through_vmap = torch.func.grad(lambda x: torch.vmap(fused)(x[:, None]).square().sum())(x.detach())
+        for grad in (grads[1], by_torch_func, through_vmap):
+            assert difference(grad, grads[0]) < 1e-4
+
+
+def test_forward_mode_differentiation() -> None:
+    net = randomise(nn.Sequential(DiCE(8, 8, (7, 9)), StridedDiCE(8, (4, 5)))).eval()
+    x, tangent = torch.randn(2, 2, 8, 7, 9)
+    values = [torch.func.jvp(module, (x,), (tangent,))[1] for module in (net, fuse_for_inference(net))]
+    assert difference(values[1], values[0]) < 1e-4
 
 
 @pytest.mark.parametrize("activation", ["hardswish", "silu"])

@@ -38,6 +38,7 @@ __all__ = [
     "qualifies",
     "switched_off",
     "trains",
+    "transforms",
 ]
 
 #: Data types of the kernels.
@@ -123,6 +124,15 @@ def _other_differentiation() -> bool:
     return any(level.key() == grad for level in torch._C._functorch.get_interpreter_stack() or ())
 
 
+# A compiler cannot follow it; it asks once, and guards what is at work.
+_other_differentiation._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def transforms() -> bool:
+    """Whether forward-mode differentiation or a transformation of torch.func is at work."""
+    return torch.autograd.forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
+
+
 def trains(x: Tensor) -> bool:
     """Whether the operators of training take ``(N, C, H, W)`` here: on the CPU, not in exports or transformations."""
     return (
@@ -134,8 +144,7 @@ def trains(x: Tensor) -> bool:
         and x.is_contiguous()
         and x.numel() > x.shape[1]  # with one value a channel PyTorch has an error to raise, or nothing to do
         and not torch.is_autocast_enabled("cpu")
-        and not torch._C._are_functorch_transforms_active()
-        and torch.autograd.forward_ad._current_level < 0
+        and not transforms()
     )
 
 
