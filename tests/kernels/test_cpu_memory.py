@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -12,6 +10,7 @@ from types import MappingProxyType
 import pytest
 
 from dicenas.ops.kernels import build
+from tests.kernels.test_sanitizers import run_with_address_sanitizer
 
 #: Runs the operators in a process of its own, with address sanitizer around every tensor and every buffer.
 SWEEP = """
@@ -57,16 +56,7 @@ def sweep(
     library = folder / "kernels.so"
     command = ["g++", "-O0", "-g1", "-std=c++17", "-fopenmp", "-fPIC", "-shared", "-Wno-psabi", "-fsanitize=address"]
     subprocess.run([*command, folder / "dicenas_cpu.cpp", "-o", library], check=True)
-    runtime = subprocess.run(["g++", "-print-file-name=libasan.so"], capture_output=True, text=True, check=True)
-    environment = {
-        **os.environ,
-        "DICENAS_CPU_ISA": isa,
-        "LD_PRELOAD": runtime.stdout.strip(),
-        "ASAN_OPTIONS": "detect_leaks=0",
-    }
-    root = Path(__file__).resolve().parents[2]
-    program = [sys.executable, "-c", SWEEP, str(library)]
-    return subprocess.run(program, env=environment, cwd=root, capture_output=True, text=True, check=False)
+    return run_with_address_sanitizer(SWEEP, library, DICENAS_CPU_ISA=isa)
 
 
 @pytest.mark.slow

@@ -40,13 +40,18 @@ for shape in SHAPES:
 
 
 def run_with_address_sanitizer(
-    library: Path, dtypes: int = 3, sizes: int = 2, orders: int = 1
+    program: str, *arguments: object, **environment: str
 ) -> subprocess.CompletedProcess[str]:
+    """Run Python code whose libraries are compiled with address sanitizer, in a process of its own."""
     runtime = subprocess.run(["g++", "-print-file-name=libasan.so"], capture_output=True, text=True, check=True)
-    environment = {**os.environ, "LD_PRELOAD": runtime.stdout.strip(), "ASAN_OPTIONS": "detect_leaks=0"}
+    environment = {**os.environ, **environment, "LD_PRELOAD": runtime.stdout.strip(), "ASAN_OPTIONS": "detect_leaks=0"}
     root = Path(__file__).resolve().parents[2]
-    command = [sys.executable, "-c", SWEEP, str(library), *map(str, (dtypes, sizes, orders))]
+    command = [sys.executable, "-c", program, *map(str, arguments)]
     return subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True, check=False)
+
+
+def sweep(library: Path, dtypes: int = 3, sizes: int = 2, orders: int = 1) -> subprocess.CompletedProcess[str]:
+    return run_with_address_sanitizer(SWEEP, library, dtypes, sizes, orders)
 
 
 def plant(before: str, after: str, folder: Path, *flags: str) -> Path:
@@ -61,7 +66,7 @@ def plant(before: str, after: str, folder: Path, *flags: str) -> Path:
 
 def test_no_access_outside_the_buffers(tmp_path: Path) -> None:
     compile_emulation(kernels_file(), tmp_path / "emulation.so", *ADDRESSES)
-    done = run_with_address_sanitizer(tmp_path / "emulation.so")
+    done = sweep(tmp_path / "emulation.so")
     assert done.returncode == 0, done.stderr[-3000:]
 
 
@@ -77,7 +82,7 @@ def test_no_access_outside_the_buffers(tmp_path: Path) -> None:
     ],
 )
 def test_planted_overruns_are_found(before: str, after: str, tmp_path: Path) -> None:
-    done = run_with_address_sanitizer(plant(before, after, tmp_path, *ADDRESSES), 1, 1, 1)
+    done = sweep(plant(before, after, tmp_path, *ADDRESSES), 1, 1, 1)
     assert "heap-buffer-overflow" in done.stderr
     assert "kernels.cuh:" in done.stderr
 

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
@@ -16,6 +17,7 @@ from tests.reliability.postgres import Postgres
 from tests.reliability.tally import COUNTED, Tally
 
 _PROPERTY = "survived"
+_Server = TypeVar("_Server", Postgres, MariaDB)
 
 
 @pytest.fixture
@@ -42,39 +44,44 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             terminalreporter.write_line(f"{said}: {total[name]}")
 
 
+def running(kind: Callable[[Path], _Server]) -> Iterator[_Server]:
+    """A server of a kind, until the tests are done."""
+    # Not in pytest's folder, which nobody else may look into: a server may run as a user of its own.
+    with tempfile.TemporaryDirectory(prefix="dicenas-database-") as folder:
+        server = kind(Path(folder))
+        yield server
+        server.stop()
+
+
+def empty_database(server: Postgres | MariaDB) -> str:
+    """URL of a new database."""
+    name = f"nas_{time.monotonic_ns()}"
+    server.execute(f"CREATE DATABASE {name}")
+    return server.url(name)
+
+
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
     """A running PostgreSQL server."""
-    # Not in pytest's folder, which nobody else may look into: the server may run as a user of its own.
-    with tempfile.TemporaryDirectory(prefix="dicenas-postgres-") as folder:
-        server = Postgres(Path(folder))
-        yield server
-        server.stop()
+    yield from running(Postgres)
 
 
 @pytest.fixture
 def database(postgres: Postgres) -> str:
     """URL of an empty database."""
-    name = f"nas_{time.monotonic_ns()}"
-    postgres.execute(f"CREATE DATABASE {name}")
-    return postgres.url(name)
+    return empty_database(postgres)
 
 
 @pytest.fixture(scope="session")
 def mariadb() -> Iterator[MariaDB]:
     """A running MariaDB server."""
-    with tempfile.TemporaryDirectory(prefix="dicenas-mariadb-") as folder:
-        server = MariaDB(Path(folder))
-        yield server
-        server.stop()
+    yield from running(MariaDB)
 
 
 @pytest.fixture
 def mysql_database(mariadb: MariaDB) -> str:
     """URL of an empty database that MySQL's driver speaks to."""
-    name = f"nas_{time.monotonic_ns()}"
-    mariadb.execute(f"CREATE DATABASE {name}")
-    return mariadb.url(name)
+    return empty_database(mariadb)
 
 
 @pytest.fixture
