@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import signal
@@ -162,8 +163,11 @@ def settle(run: RunFolder, kept: dict[int, Kept], counts: Counts, storage: str |
         for number, record in records.items()
     }
     for event in read_events(run.events_path.read_bytes()):
-        # Times of files are those of the system's last tick.
-        if event["event"] == "trial_started" and event["time"] > written[event["architecture"]] + TICK_S:
+        if event["event"] != "trial_started":
+            continue
+        # What was killed near the end may never finish: others had filled the number of trials. What had finished and
+        # is gone is among the lost. Times of files are those of the system's last tick.
+        if event["time"] > written.get(event["architecture"], math.inf) + TICK_S:
             counts.twice.append(event["architecture"])
     several = Counter(record.architecture.hash for record in records.values())
     counts.twice += [architecture for architecture, times in several.items() if times > 1]
