@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dicenas.ops.dim_conv import DimConv
 from dicenas.ops.layers import ChannelShuffle, ConvNormAct, make_activation
-from dicenas.ops.norm_act import conv_norm_act, is_plain, local_fusion
+from dicenas.ops.norm_act import conv_norm_act, dice_unit, is_plain, local_fusion
 from dicenas.ops.slicing import Positions, branch_slices, special_slices
 
 __all__ = ["DiCE", "DimFuse", "EfficientPWConv", "PooledShuffleUnit", "StridedDiCE"]
@@ -143,11 +143,17 @@ class DiCE(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        fuse, local, spatial = self.dim_fuse, self.dim_fuse.local, self.dim_fuse.spatial
+        # In training the kernels may cross the modules, if calling these would do nothing else.
+        crossing = is_plain(fuse, DimFuse) and is_plain(fuse.shuffle, ChannelShuffle) and is_plain(local, ConvNormAct)
+        if crossing and is_plain(spatial, ConvNormAct):
+            gate = (fuse.gate_reduce, fuse.gate_act, fuse.gate_expand)
+            local_layer, spatial_layer = ((layer.conv, layer.norm, layer.act) for layer in (local, spatial))
+            y = dice_unit(x, self.dim_conv, self.norm, self.act, local_layer, gate, spatial_layer)
+            if y is not None:
+                return y
         x = self.dim_conv(x)
-        fuse = self.dim_fuse
-        # In training normalisation, activation and local fusion may be one kernel, which crosses the two modules.
-        if is_plain(fuse, DimFuse) and is_plain(fuse.shuffle, ChannelShuffle) and is_plain(fuse.local, ConvNormAct):
-            local = fuse.local
+        if crossing:
             fused = local_fusion(x, self.norm, self.act, local.conv, local.norm, local.act)
             if fused is not None:
                 return fuse.fuse_globally(*fused)

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
 from dicenas.ops import kernels
+from dicenas.ops.dim_conv import DimConv
 
-__all__ = ["conv_norm_act", "is_plain", "local_fusion", "norm_act"]
+__all__ = ["conv_norm_act", "dice_unit", "is_plain", "local_fusion", "norm_act"]
 
 _Module = TypeVar("_Module", bound=nn.Module)
 
@@ -140,3 +141,52 @@ def local_fusion(
     _track(norm, *statistics[:2])
     _track(out_norm, *statistics[2:])
     return y, pooled[:, :, None, None]
+
+
+#: A convolution with its normalisation and activation.
+_Layer = tuple[nn.Conv2d, nn.BatchNorm2d, nn.Module]
+
+
+def dice_unit(
+    x: Tensor,
+    dim_conv: DimConv,
+    norm: nn.BatchNorm2d,
+    act: nn.Module,
+    local: _Layer,
+    gate: tuple[nn.Conv2d, nn.Module, nn.Conv2d],
+    spatial: _Layer,
+) -> Tensor | None:
+    """Return the training step's output of a DiCE unit that keeps its channels, ``(N, C, H, W)``: one node of autograd.
+
+    Returns ``None`` where the kernels cannot, or where a compiler or a dispatch mode is to see the unit's operators.
+    """
+    (local_conv, local_norm, local_act), (spatial_conv, spatial_norm, spatial_act) = local, spatial
+    reduce, gate_act, expand = gate
+    filters = dim_conv.weight_channel, dim_conv.weight_width, dim_conv.weight_height
+    if not (
+        _suits(x, norm, local_norm, spatial_norm)
+        and kernels.trains_units(x)
+        and is_plain(dim_conv, DimConv)
+        and x.shape[1] == dim_conv.in_channels
+        and kernels.qualifies(x, *filters, dim_conv.dilation)
+        and all(
+            is_plain(conv, nn.Conv2d) and conv.bias is None and conv.weight.dtype == x.dtype
+            for conv in (local_conv, reduce, expand, spatial_conv)
+        )
+        and is_plain(gate_act, nn.ReLU)
+        and _is_depthwise(spatial_conv)
+    ):
+        return None
+    slopes = [_slope(act, norm), _slope(local_act, local_norm), _slope(spatial_act, spatial_norm)]
+    if any(slope is None for slope in slopes):
+        return None
+    y, *statistics = kernels.dice_unit_step(
+        x, *filters, norm.weight, norm.bias, slopes[0],
+        local_conv.weight, local_norm.weight, local_norm.bias, slopes[1],
+        reduce.weight, expand.weight,
+        spatial_conv.weight, spatial_norm.weight, spatial_norm.bias, slopes[2],
+        norm.eps, local_norm.eps, spatial_norm.eps,
+    )  # fmt: skip
+    for i, tracked in enumerate((norm, local_norm, spatial_norm)):
+        _track(tracked, *statistics[2 * i : 2 * i + 2])
+    return y

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from dicenas.ops import DimConv, dim_conv, dim_conv_reference
+from dicenas.ops import DiCE, DimConv, dim_conv, dim_conv_reference
 
 op = torch.ops.dicenas.dim_conv.default
 backward_op = torch.ops.dicenas.dim_conv_backward.default
@@ -224,6 +224,24 @@ def test_only_the_wanted_gradients() -> None:
     y.sum().backward()
     assert x.grad is None
     assert all(f.grad is not None for f in filters)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_torchs_defaults_change_nothing(dtype: torch.dtype) -> None:
+    unit, x = DiCE(8, 8, (5, 6)), torch.randn(2, 8, 5, 6, requires_grad=True)
+    inputs = [x, *unit.parameters()]
+    expected = torch.autograd.grad(unit(x).square().sum(), inputs)
+    torch.set_default_dtype(dtype)
+    torch.set_default_device("meta")
+    try:
+        found = torch.autograd.grad(unit(x).square().sum(), inputs)
+        whole = torch.autograd.grad(unit.dim_conv(x).square().sum(), x)[0]
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one, other)
+    assert torch.equal(whole, torch.autograd.grad(unit.dim_conv(x).square().sum(), x)[0])
 
 
 @pytest.mark.parametrize("native", [(28, 28), (24, 26)])

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from dicenas.ops import ConvNormAct, DiCE, kernels
-from dicenas.ops.kernels import training
+from dicenas.ops.kernels import functions, training
 
 EPS = 1e-3
 #: Largest difference of a result, relative to its largest value.
@@ -54,8 +54,13 @@ def operator(name: str) -> Any:
     return getattr(training, name)
 
 
+def function(name: str) -> Any:
+    """The operator's kernels without the dispatcher."""
+    return getattr(functions, name)
+
+
 def reference(name: str) -> Any:
-    return getattr(training, f"{name}_reference")
+    return getattr(functions, f"{name}_reference")
 
 
 def assert_close(actual: Tensor, expected: Tensor, tolerance: float) -> None:
@@ -75,10 +80,11 @@ def assert_close(actual: Tensor, expected: Tensor, tolerance: float) -> None:
     dtype=st.sampled_from(list(TOLERANCE)),
     channels_last=st.booleans(),
     threads=st.sampled_from([1, 2, 3]),
+    form=st.sampled_from([operator, function]),
 )
 def test_values_and_gradients(
     name: str, n: int, c: int, h: int, w: int, kernel_size: int, gated: bool, dtype: torch.dtype, channels_last: bool,
-    threads: int,
+    threads: int, form: Callable[[str], Any],
 ) -> None:  # fmt: skip
     torch.manual_seed(n * 1000 + c * 100 + h * 10 + w)
     if n * h * w < 8:
@@ -91,18 +97,89 @@ def test_values_and_gradients(
         tensors[0] = tensors[0].detach().to(memory_format=torch.channels_last).requires_grad_()  # type: ignore[union-attr]
     torch.set_num_threads(threads)
     try:
-        actual = run(operator(name), tensors, scalars)
+        actual = run(form(name), tensors, scalars)
     finally:
         torch.set_num_threads(1)
     for one, expected in zip(actual, run(reference(name), doubles, scalars), strict=True):
         assert_close(one, expected, TOLERANCE[dtype])
 
 
+@pytest.mark.parametrize("form", [operator, function])
 @pytest.mark.parametrize("name", NAMES)
-def test_gradcheck(name: str) -> None:
+def test_gradcheck(name: str, form: Callable[[str], Any]) -> None:
     tensors, scalars = arguments(name, (2, 2, 4, 3))
-    assert torch.autograd.gradcheck(lambda *t: operator(name)(*t, *scalars)[: len(scalars)], tensors)
-    assert torch.autograd.gradgradcheck(lambda *t: operator(name)(*t, *scalars)[: len(scalars)], tensors)
+    assert torch.autograd.gradcheck(lambda *t: form(name)(*t, *scalars)[: len(scalars)], tensors)
+    assert torch.autograd.gradgradcheck(lambda *t: form(name)(*t, *scalars)[: len(scalars)], tensors)
+
+
+def unit_arguments(n: int, c: int, h: int, w: int, kernel_size: int, native: tuple[int, int]) -> list[Tensor]:
+    shapes: list[tuple[int, ...]] = [(n, c, h, w)]
+    shapes += [(filters, 1, kernel_size, kernel_size) for filters in (c, native[1], native[0])]
+    shapes += [*[(3 * c,)] * 3, (c, 3, 1, 1), *[(c,)] * 3, (c // 4, c, 1, 1), (c, c // 4, 1, 1)]
+    shapes += [(c, 1, 3, 3), *[(c,)] * 3]
+    return [torch.randn(shape).requires_grad_() for shape in shapes]
+
+
+UNIT_EPS = (1e-3, 2e-3, 3e-3)
+
+
+@given(
+    n=st.integers(1, 5),
+    c=st.integers(4, 13),
+    h=st.integers(3, 20),
+    w=st.integers(3, 20),
+    kernel_size=st.sampled_from([3, 5]),
+    native=st.none() | st.tuples(st.integers(1, 20), st.integers(1, 20)),
+    threads=st.sampled_from([1, 2, 3]),
+)
+def test_values_and_gradients_of_the_unit(
+    n: int, c: int, h: int, w: int, kernel_size: int, native: tuple[int, int] | None, threads: int
+) -> None:
+    torch.manual_seed(n * 1000 + c * 100 + h * 10 + w)
+    tensors = unit_arguments(n, c, h, w, kernel_size, native or (h, w))
+    doubles = [t.detach().double().requires_grad_() for t in tensors]
+    torch.set_num_threads(threads)
+    try:
+        actual = run(functions.dice_unit_step, list(tensors), UNIT_EPS)
+    finally:
+        torch.set_num_threads(1)
+    for one, expected in zip(actual, run(functions.dice_unit_reference, list(doubles), UNIT_EPS), strict=True):
+        assert_close(one, expected, 1e-3)
+
+
+def test_second_derivatives_of_the_unit() -> None:
+    torch.manual_seed(0)
+    tensors = unit_arguments(2, 8, 5, 6, 3, (5, 6))
+
+    def second(of: Callable[..., Any], inputs: list[Tensor]) -> list[Tensor]:
+        y = of(*inputs, *UNIT_EPS)
+        first = torch.autograd.grad((y if isinstance(y, Tensor) else y[0]).pow(2).sum(), inputs, create_graph=True)
+        return list(torch.autograd.grad(sum(g.sin().sum() for g in first), inputs))
+
+    doubles = [t.detach().double().requires_grad_() for t in tensors]
+    for one, expected in zip(
+        second(functions.dice_unit_step, tensors), second(functions.dice_unit_reference, doubles), strict=True
+    ):
+        assert_close(one, expected, 1e-3)
+
+
+class _WithoutGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> None:
+        return None
+
+
+@pytest.mark.parametrize("form", [operator, function])
+@pytest.mark.parametrize("name", NAMES)
+def test_no_gradient_where_none_arrives(name: str, form: Callable[[str], Any]) -> None:
+    tensors, scalars = arguments(name, (2, 3, 4, 5))
+    y = form(name)(*tensors, *scalars)[0]
+    _WithoutGradient.apply(y).sum().backward()
+    assert all(t is None or t.grad is None or not t.grad.any() for t in tensors)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -143,13 +220,16 @@ def test_operators_are_well_defined(name: str) -> None:
     )
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, "dice_unit_step"])
 def test_results_do_not_depend_on_threads_or_runs(name: str) -> None:
-    tensors, scalars = arguments(name, (3, 37, 20, 20), dtype=torch.float32)
+    if name in NAMES:
+        tensors, scalars = arguments(name, (3, 37, 20, 20), dtype=torch.float32)
+    else:
+        tensors, scalars = [*unit_arguments(3, 37, 20, 20, 3, (20, 20))], UNIT_EPS
     results = []
     for threads in (1, 2, 3, 2):
         torch.set_num_threads(threads)
-        results.append(run(operator(name), tensors, scalars))
+        results.append(run(function(name), tensors, scalars))
     torch.set_num_threads(1)
     for first, second in pairwise(results):
         assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
@@ -221,7 +301,7 @@ def uses_kernels(module: nn.Module, x: Tensor) -> bool:
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         module(x)
     names = {event.key for event in profile.key_averages()}
-    return any(f"dicenas::{name}" in names for name in NAMES)
+    return any(f"dicenas::{name}" in names for name in (*NAMES, "dice_unit_step"))
 
 
 def set_norms(module: nn.Module, **attributes: Any) -> nn.Module:
@@ -290,12 +370,15 @@ def test_what_the_kernels_lack_runs_the_modules() -> None:
         ConvNormAct(8, 8, 1)(torch.randn(1, 8, 1, 1))
 
 
-@pytest.mark.parametrize("name", ["norm", "act", "dim_fuse", "dim_fuse.local", "dim_fuse.spatial.norm"])
-def test_hooks_see_what_they_would_see(name: str) -> None:
-    x = torch.randn(3, 8, 5, 6, dtype=torch.float64)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "name", ["dim_conv", "norm", "act", "dim_fuse", "dim_fuse.local", "dim_fuse.gate_expand", "dim_fuse.spatial.norm"]
+)
+def test_hooks_see_what_they_would_see(name: str, dtype: torch.dtype) -> None:
+    x = torch.randn(3, 8, 5, 6, dtype=dtype)
     seen: dict[bool, list[Tensor]] = {}
     for plain in (False, True):
-        unit = DiCE(8, 8, (5, 6)).double()
+        unit = DiCE(8, 8, (5, 6)).to(dtype)
         torch.manual_seed(0)
         for parameter in unit.parameters():
             nn.init.normal_(parameter)
@@ -306,22 +389,27 @@ def test_hooks_see_what_they_would_see(name: str) -> None:
                 unit(x)
         else:
             unit(x)
-    torch.testing.assert_close(seen[False], seen[True])
+    for one, expected in zip(seen[False], seen[True], strict=True):
+        assert_close(one, expected, TOLERANCE[dtype])
     assert len(seen[False]) == 1
 
 
 @pytest.mark.parametrize(
     ("module", "backend"),
-    [(DiCE(8, 8, (5, 6)), "aot_eager"), (ConvNormAct(8, 8, 3, groups=8), "inductor")],
+    [
+        (DiCE(8, 8, (5, 6)).double(), "aot_eager"),
+        (DiCE(8, 8, (5, 6)), "aot_eager"),
+        (ConvNormAct(8, 8, 3, groups=8).double(), "inductor"),
+    ],
 )
 def test_compiles_as_one_graph(module: nn.Module, backend: str) -> None:
-    unit = copy.deepcopy(module).double()
-    expected = copy.deepcopy(unit)
-    x = torch.randn(3, 8, 5, 6, dtype=torch.float64)
+    unit, expected = copy.deepcopy(module), copy.deepcopy(module)
+    dtype = next(module.parameters()).dtype
+    x = torch.randn(3, 8, 5, 6, dtype=dtype)
     compiled = torch.compile(unit, fullgraph=True, backend=backend)
     actual = {name.removeprefix("_orig_mod."): value for name, value in step(compiled, x).items()}
     for name, value in step(expected, x).items():
-        assert_close(actual[name], value, 1e-10)
+        assert_close(actual[name], value, TOLERANCE[dtype])
 
 
 def test_exports_and_transformations_see_standard_operators() -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dicenas.ops.kernels import cuda, definitions, training
+from dicenas.ops.kernels import cuda, definitions, functions, training
 from dicenas.ops.kernels.definitions import KERNEL_SIZES
 from dicenas.ops.kernels.library import Library, find_cuda_code, load_library, switched_off
 
@@ -27,6 +27,7 @@ __all__ = [
     "depthwise_norm_act",
     "describe",
     "dice_unit",
+    "dice_unit_step",
     "dim_conv",
     "dim_conv_local",
     "disabled",
@@ -38,6 +39,7 @@ __all__ = [
     "qualifies",
     "switched_off",
     "trains",
+    "trains_units",
     "transforms",
 ]
 
@@ -150,19 +152,35 @@ def trains(x: Tensor) -> bool:
 
 def norm_act(x: Tensor, weight: Tensor, bias: Tensor, slope: Tensor, eps: float) -> tuple[Tensor, ...]:
     """Run ``dicenas::norm_act``; the result ``(N, C, H, W)`` and each channel's mean and unbiased variance."""
-    return training.norm_act(x, weight, bias, slope, eps)
+    return (functions if functions.direct() else training).norm_act(x, weight, bias, slope, eps)
 
 
 def depthwise_norm_act(
     x: Tensor, filter: Tensor, weight: Tensor, bias: Tensor, slope: Tensor, gate: Tensor | None, eps: float
 ) -> tuple[Tensor, ...]:
     """Run ``dicenas::depthwise_norm_act``; the same results."""
-    return training.depthwise_norm_act(x, filter, weight, bias, slope, gate, eps)
+    run = (functions if functions.direct() else training).depthwise_norm_act
+    return run(x, filter, weight, bias, slope, gate, eps)
 
 
 def local_fusion(x: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
     """Run ``dicenas::local_fusion``: ``(N, 3C, H, W)`` to ``(N, C, H, W)``, its means ``(N, C)``, and statistics."""
-    return training.local_fusion(x, *arguments)
+    return (functions if functions.direct() else training).local_fusion(x, *arguments)
+
+
+def trains_units(x: Tensor) -> bool:
+    """Whether :func:`dice_unit_step` can run where :func:`trains` and :func:`qualifies` hold."""
+    return x.dtype == torch.float32 and functions.direct()
+
+
+def dice_unit_step(x: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+    """Run the DiCE unit in training: ``(N, C, H, W)`` to the same, and the statistics of its three normalisations.
+
+    The arguments are the filters of dimension-wise convolution; weight, bias and slope behind it; the weight of local
+    fusion ``(C, 3, 1, 1)``, with weight, bias and slope; the two weights of the gate, ``(R, C, 1, 1)`` and
+    ``(C, R, 1, 1)``; filter, weight, bias and slope of the spatial convolution; and each normalisation's ``eps``.
+    """
+    return functions.dice_unit_step(x, *arguments)[:7]
 
 
 def dim_conv(x: Tensor, weight_channel: Tensor, weight_width: Tensor, weight_height: Tensor) -> Tensor:

@@ -54,7 +54,7 @@ def check(status: int) -> None:
 def dim_conv(x: Tensor, weight_channel: Tensor, weight_width: Tensor, weight_height: Tensor) -> Tensor:
     """Run ``dicenas::dim_conv``; the arguments are checked by the operator."""
     n, c, h, w = x.shape
-    out = torch.empty((n, 3 * c, h, w), dtype=x.dtype)
+    out = x.new_empty((n, 3 * c, h, w))
     channel, width, height = _constant(weight_channel), _constant(weight_width), _constant(weight_height)
     check(
         library().dicenas_dim_conv(
@@ -77,8 +77,8 @@ def dim_conv_backward(
     """Run ``dicenas::dim_conv_backward``; gradients that are not wanted come back empty."""
     grad = grad.contiguous()
     weights = [_constant(weight) for weight in (weight_channel, weight_width, weight_height)]
-    grad_x = torch.empty(x.shape if input_grad else 0, dtype=x.dtype)
-    grads = [torch.empty(weight.shape if weight_grad else 0) for weight in weights]
+    grad_x = x.new_empty(x.shape if input_grad else 0)
+    grads = [weight.new_empty(weight.shape if weight_grad else 0) for weight in weights]  # float32, as these are
     check(
         library().dicenas_dim_conv_backward(
             grad.data_ptr(), x.data_ptr(), *(weight.data_ptr() for weight in weights),
@@ -95,7 +95,7 @@ def dim_conv_local(
     x: Tensor, weight_channel: Tensor, weight_width: Tensor, weight_height: Tensor, local: Tensor
 ) -> Tensor:
     """Run ``dicenas::dim_conv_local``: the first half of the unit, folded."""
-    out = torch.empty(x.shape, dtype=x.dtype)
+    out = x.new_empty(x.shape)
     channel, width, height = _constant(weight_channel), _constant(weight_width), _constant(weight_height)
     local = _constant(local)
     check(
@@ -118,7 +118,7 @@ def dice_unit(
     gate_expand: Tensor,
 ) -> Tensor:
     """Run ``dicenas::dice_unit``: the whole unit, folded."""
-    out = torch.empty(x.shape, dtype=x.dtype)
+    out = x.new_empty(x.shape)
     channel, width, height = _constant(weight_channel), _constant(weight_width), _constant(weight_height)
     constants = [_constant(t) for t in (local, spatial, gate_reduce, gate_expand)]
     check(
@@ -135,7 +135,7 @@ def pointwise(x: Tensor, weight: Tensor, bias: Tensor, slope: Tensor) -> Tensor:
     n, c, h, w = x.shape
     if x.stride(3) != 1 or x.stride(2) != w:
         x = x.contiguous()
-    out = torch.empty((n, weight.shape[0], h, w), dtype=x.dtype)
+    out = x.new_empty((n, weight.shape[0], h, w))
     constants = [_constant(t) for t in (weight, bias, slope)]
     check(
         library().dicenas_pointwise(

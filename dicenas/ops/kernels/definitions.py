@@ -39,7 +39,7 @@ dice_unit = torch.ops.dicenas.dice_unit.default
 pointwise = torch.ops.dicenas.pointwise.default
 
 
-def _check(x: Tensor, channel: Tensor, width: Tensor, height: Tensor) -> None:
+def check_dim_conv(x: Tensor, channel: Tensor, width: Tensor, height: Tensor) -> None:
     """Raise ValueError unless the kernels can take these arguments: nothing is read before.
 
     The CPU's take an input of any size: they resize it to the native one, a filter a column and a row, and back.
@@ -99,18 +99,18 @@ def _implement(device: str, module: Any) -> None:
     """Register the kernels of ``module`` for a device, each behind its checks."""
 
     def forward(x: Tensor, *filters: Tensor) -> Tensor:
-        _check(x, *filters)
+        check_dim_conv(x, *filters)
         return module.dim_conv(x, *filters)
 
     def backward(
         grad: Tensor, x: Tensor, channel: Tensor, width: Tensor, height: Tensor, input_grad: bool, weight_grad: bool
     ) -> tuple[Tensor, ...]:
-        _check(x, channel, width, height)
+        check_dim_conv(x, channel, width, height)
         _check_grad(grad, x)
         return module.dim_conv_backward(grad, x, channel, width, height, input_grad, weight_grad)
 
     def local(x: Tensor, channel: Tensor, width: Tensor, height: Tensor, constants: Tensor) -> Tensor:
-        _check(x, channel, width, height)
+        check_dim_conv(x, channel, width, height)
         _check_constant("local", constants, (x.shape[1], 14), x)
         return module.dim_conv_local(x, channel, width, height, constants)
 
@@ -124,7 +124,7 @@ def _implement(device: str, module: Any) -> None:
         gate_reduce: Tensor,
         gate_expand: Tensor,
     ) -> Tensor:
-        _check(x, channel, width, height)
+        check_dim_conv(x, channel, width, height)
         _check_constant("local", constants, (x.shape[1], 14), x)
         _check_unit(x, spatial, gate_reduce, gate_expand)
         return module.dice_unit(x, channel, width, height, constants, spatial, gate_reduce, gate_expand)

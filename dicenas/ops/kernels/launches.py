@@ -194,7 +194,7 @@ def _weight_gradients(launcher: Launcher, suffix: str, arguments: Arguments, gra
     arguments.group = _divide_up(n, groups)
     groups = _divide_up(n, arguments.group)
     parts = chunks * groups
-    workspace = torch.empty(parts * (across * h + down * w) * taps, device=channel.device)
+    workspace = channel.new_empty(parts * (across * h + down * w) * taps)
     arguments.parts = workspace.data_ptr()
     launcher.launch(
         f"grad_rows_columns_{suffix}", (across * down, chunks, groups), threads, threads * taps * 4, arguments
@@ -205,7 +205,7 @@ def _weight_gradients(launcher: Launcher, suffix: str, arguments: Arguments, gra
     groups = min(n, _divide_up(16 * launcher.processors, c))
     arguments.group = _divide_up(n, groups)
     groups = _divide_up(n, arguments.group)
-    workspace = torch.empty(groups * c * taps, device=channel.device)
+    workspace = channel.new_empty(groups * c * taps)
     arguments.parts = workspace.data_ptr()
     launcher.launch(f"grad_channels_{suffix}", (c, groups, 1), _THREADS, _THREADS * taps * 4, arguments)
     _sum_parts(launcher, workspace, groups, channel)

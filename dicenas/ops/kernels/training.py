@@ -13,18 +13,17 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from dicenas.ops.kernels import cpu
 
-__all__ = ["DTYPES", "depthwise_norm_act", "local_fusion", "norm_act"]
+__all__ = ["DTYPES", "depthwise_norm_act", "implementations", "library", "local_fusion", "norm_act"]
 
 #: Data types of these kernels and their numbers in the C interface.
 DTYPES = {torch.float32: 0, torch.float64: 3}
 
-_library = torch.library.Library("dicenas", "FRAGMENT")
+library = torch.library.Library("dicenas", "FRAGMENT")
 _NORM = "Tensor weight, Tensor bias, Tensor slope"
 _OUT_NORM = "Tensor out_weight, Tensor out_bias, Tensor out_slope"
 for _schema in (
@@ -41,7 +40,7 @@ for _schema in (
     " Tensor mean, Tensor var, Tensor out_mean, Tensor out_var, float eps, float out_eps)"
     " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
 ):
-    _library.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))
+    library.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))
 
 norm_act = torch.ops.dicenas.norm_act.default
 norm_act_backward = torch.ops.dicenas.norm_act_backward.default
@@ -262,82 +261,26 @@ def _fake_local_fusion(x: Tensor, weight: Tensor, *arguments: Any) -> tuple[Tens
     return tuple(x.new_empty(shape) for shape in shapes)
 
 
-def norm_act_reference(x: Tensor, weight: Tensor, bias: Tensor, slope: Tensor, eps: float) -> Tensor:
-    """``dicenas::norm_act`` in standard operators."""
-    return F.prelu(F.batch_norm(x, None, None, weight, bias, True, 0.0, eps), slope)
-
-
-def depthwise_norm_act_reference(
-    x: Tensor, filter: Tensor, weight: Tensor, bias: Tensor, slope: Tensor, gate: Tensor | None, eps: float
-) -> Tensor:
-    """``dicenas::depthwise_norm_act`` in standard operators."""
-    x = F.conv2d(x, filter, padding=filter.shape[-1] // 2, groups=x.shape[1])
-    x = norm_act_reference(x, weight, bias, slope, eps)
-    return x if gate is None else x * gate[:, :, None, None]
-
-
-def local_fusion_reference(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    slope: Tensor,
-    fusion: Tensor,
-    out_weight: Tensor,
-    out_bias: Tensor,
-    out_slope: Tensor,
-    eps: float,
-    out_eps: float,
-) -> tuple[Tensor, Tensor]:
-    """``dicenas::local_fusion`` in standard operators."""
-    x = norm_act_reference(x, weight, bias, slope, eps)
-    x = (x.unflatten(1, (3, -1)) * fusion.t()[:, :, None, None]).sum(1)
-    y = norm_act_reference(x, out_weight, out_bias, out_slope, out_eps)
-    return y, y.mean((2, 3))
-
-
-def _differentiable(
-    name: str, results: int, scalars: int, backward: Callable[..., Sequence[Tensor]], reference: Callable[..., Any]
-) -> None:
-    """Register the gradient of an operator: its first ``results`` outputs are differentiable, the others statistics."""
-
-    def setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        statistics = output[results:]
-        ctx.mark_non_differentiable(*statistics)
-        ctx.save_for_backward(*inputs[:-scalars], *statistics)
-        ctx.scalars = inputs[-scalars:]
-
-    def gradient(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        needed = ctx.needs_input_grad[:-scalars]
-        saved = ctx.saved_tensors
-        if torch.is_grad_enabled():
-            # create_graph=True: the reference's gradient can be differentiated again, the kernel's cannot.
-            inputs = saved[: len(needed)]
-            wanted = [t for t, need in zip(inputs, needed, strict=True) if need]
-            outputs = reference(*inputs, *ctx.scalars)
-            outputs = (outputs,) if results == 1 else outputs
-            found = iter(torch.autograd.grad(outputs, wanted, grads[:results], create_graph=True))
-            return *(next(found) if need else None for need in needed), *[None] * scalars
-        values = backward(*grads[:results], *saved, *ctx.scalars)
-        return *(v if need else None for v, need in zip(values, needed, strict=True)), *[None] * scalars
-
-    torch.library.register_autograd(f"dicenas::{name}", gradient, setup_context=setup, lib=_library)
-
-
-_implementations: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
-    "norm_act": (_norm_act, _fake_norm_act),
-    "norm_act_backward": (_norm_act_backward, lambda grad, *t: _like(*t[:4])),
-    "depthwise_norm_act": (_depthwise_norm_act, _fake_norm_act),
-    "depthwise_norm_act_backward": (_depthwise_norm_act_backward, _fake_depthwise_backward),
-    "local_fusion": (_local_fusion, _fake_local_fusion),
-    "local_fusion_backward": (_local_fusion_backward, lambda grad, grad_pooled, *t: _like(*t[:8])),
+#: What the operators run on the CPU.
+implementations: dict[str, Callable[..., tuple[Tensor, ...]]] = {
+    "norm_act": _norm_act,
+    "norm_act_backward": _norm_act_backward,
+    "depthwise_norm_act": _depthwise_norm_act,
+    "depthwise_norm_act_backward": _depthwise_norm_act_backward,
+    "local_fusion": _local_fusion,
+    "local_fusion_backward": _local_fusion_backward,
 }
-for _name, (_implementation, _fake) in _implementations.items():
-    _library.impl(_name, _implementation, "CPU")
-    torch.library.register_fake(f"dicenas::{_name}", _fake, lib=_library)
-
-_differentiable("norm_act", 1, 1, norm_act_backward, norm_act_reference)
-_differentiable("depthwise_norm_act", 1, 1, depthwise_norm_act_backward, depthwise_norm_act_reference)
-_differentiable("local_fusion", 2, 2, local_fusion_backward, local_fusion_reference)
+_fakes: dict[str, Callable[..., tuple[Tensor, ...]]] = {
+    "norm_act": _fake_norm_act,
+    "norm_act_backward": lambda grad, *t: _like(*t[:4]),
+    "depthwise_norm_act": _fake_norm_act,
+    "depthwise_norm_act_backward": _fake_depthwise_backward,
+    "local_fusion": _fake_local_fusion,
+    "local_fusion_backward": lambda grad, grad_pooled, *t: _like(*t[:8]),
+}
+for _name, _implementation in implementations.items():
+    library.impl(_name, _implementation, "CPU")
+    torch.library.register_fake(f"dicenas::{_name}", _fakes[_name], lib=library)
 
 
 def _depthwise_flops(x_shape: Sequence[int], filter_shape: Sequence[int], *args: Any, **kwargs: Any) -> int:
