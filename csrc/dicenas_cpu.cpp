@@ -99,13 +99,26 @@ struct Problem {
   int64_t group = 0;  // images of an item
 };
 
+// A channel in the first image, and how far it is to the next one's.
+struct ChannelOfMap {
+  const void* data;
+  int64_t stride_n;
+};
+
 struct Pointwise {
-  const void* x;
+  const ChannelOfMap* x;
   const float *weight, *bias, *slope;
   void* y;
-  int64_t n, c, out_channels, size, stride_n, stride_c;
+  int64_t n, c, out_channels, size;
   int64_t group;        // pixels of an item
   int64_t part, parts;  // output channels of an item, items of a group of pixels
+};
+
+struct Downsample {
+  const ChannelOfMap* x;
+  const float* constants;
+  void *convolved, *pooled;
+  int64_t c, h, w;
 };
 
 struct Kernels {
@@ -118,6 +131,7 @@ struct Kernels {
   int64_t (*unit_map_size)(const Problem&);
   void (*multiply)(const float* weights, const float* in, int64_t rows, int64_t columns, float* out);
   void (*pointwise)(const Pointwise&, int64_t begin, int64_t end);
+  void (*downsample)(const Downsample&, int64_t begin, int64_t end);
 };
 
 // Each does channels begin .. end - 1 of the result.
@@ -456,30 +470,7 @@ EXPORT int dicenas_dice_unit(const void* x, const float* weight_channel, const f
   return DICENAS_OK;
 }
 
-EXPORT int dicenas_pointwise(const void* x, const float* weight, const float* bias, const float* slope, void* y,
-                             int64_t n, int64_t c, int64_t out_channels, int64_t size, int64_t stride_n,
-                             int64_t stride_c, int dtype, int threads) {
-  if (n < 0 || c <= 0 || out_channels <= 0 || size <= 0 || dtype < DICENAS_FLOAT32 || dtype > DICENAS_BFLOAT16 ||
-      threads <= 0)
-    return DICENAS_BAD_ARGUMENT;
-  Pointwise a = {x, weight, bias, slope, y, n, c, out_channels, size, stride_n, stride_c, size, out_channels, 1};
-  const Kernels kernels = kernels_for(dtype, 3, size);
-  threads = (int)max_of(1, min_of(threads, n * size * c * out_channels / 200000));
-  const int64_t tile = 3 * kernels.lanes;
-  a.group = max_of(tile, 64 * 1024 / c / tile * tile);  // 256 kB
-  if (n % threads) {
-    // Each thread takes its share of an image's pixels or, where these are few, of the output channels.
-    if (size >= 4 * tile * threads) {
-      a.group = min_of(a.group, round_up(divide_up(size, threads), tile));
-    } else {
-      a.part = round_up(divide_up(out_channels, threads), 4);
-      a.parts = divide_up(out_channels, a.part);
-    }
-  }
-  const int64_t groups = n * divide_up(size, a.group);
-  parallel(threads, groups * a.parts, [&](int64_t begin, int64_t end) { kernels.pointwise(a, begin, end); });
-  return DICENAS_OK;
-}
+#include "dicenas_cpu_selections.h"
 
 namespace {
 

@@ -14,7 +14,7 @@ enum dicenas_dtype { DICENAS_FLOAT32 = 0, DICENAS_FLOAT16 = 1, DICENAS_BFLOAT16 
 enum dicenas_status { DICENAS_OK = 0, DICENAS_BAD_ARGUMENT = -1, DICENAS_NO_MEMORY = -2 };
 
 // Raised whenever a signature below changes; the loader refuses a library of another version.
-#define DICENAS_ABI_VERSION 4
+#define DICENAS_ABI_VERSION 5
 
 int dicenas_abi_version(void);
 // Hash of the sources that the library was built from.
@@ -56,11 +56,34 @@ int dicenas_dice_unit(const void* x, const float* weight_channel, const float* w
                       int64_t native_h, int64_t native_w, int64_t stride_n, int64_t stride_c, int64_t stride_h,
                       int64_t stride_w, int kernel_size, int dtype, int threads);
 
-// y (n, out_channels, size) = a point-wise convolution of x (n, c, size), whose pixels lie one after another, plus
-// bias, through PReLU; weight is (out_channels, c).
-int dicenas_pointwise(const void* x, const float* weight, const float* bias, const float* slope, void* y, int64_t n,
-                      int64_t c, int64_t out_channels, int64_t size, int64_t stride_n, int64_t stride_c, int dtype,
-                      int threads);
+// A map (n, c, h * w) whose pixels lie one after another.
+typedef struct {
+  const void* data;
+  int64_t c, stride_n, stride_c;
+} dicenas_map;
+
+// Some channels of several maps of one size: number k is channels[k], counted through all channels of the maps; without
+// `channels` (null) it is k.
+typedef struct {
+  const dicenas_map* maps;
+  int64_t map_count;
+  const int64_t* channels;
+  int64_t n, c, size;
+} dicenas_selection;
+
+// y (n, c, size) = the channels of x, one after another.
+int dicenas_select_channels(const dicenas_selection* x, void* y, int dtype, int threads);
+
+// y (n, out_channels, size) = a point-wise convolution of the channels of x, plus bias, through PReLU; weight is
+// (out_channels, c).
+int dicenas_pointwise(const dicenas_selection* x, const float* weight, const float* bias, const float* slope, void* y,
+                      int64_t out_channels, int dtype, int threads);
+
+// Of the channels of x, whose size is h * w, two maps (n, c, (h + 1) / 2, (w + 1) / 2): a depth-wise 3x3 convolution of
+// stride 2 and padding 1 with bias and PReLU, and average pooling over the same nine places. `constants` has 11 a
+// channel: nine weights, bias and slope.
+int dicenas_downsample(const dicenas_selection* x, int64_t h, int64_t w, const float* constants, void* convolved,
+                       void* pooled, int dtype, int threads);
 
 // Training, float32 and float64 only: every pointer below is to elements of `dtype`, every tensor is contiguous.
 //

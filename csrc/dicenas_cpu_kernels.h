@@ -16,12 +16,13 @@
 #include "dicenas_cpu_march.h"
 #include "dicenas_cpu_dim_conv.h"
 #include "dicenas_cpu_pointwise.h"
+#include "dicenas_cpu_downsample.h"
 #include "dicenas_cpu_training.h"
 
 template <class T, int K>
 static constexpr Kernels kernels() {
   return {LANES, dim_conv_items<T, K>, local_items<T, K>, backward_items<T, K>,
-          unit_local<T, K>, unit_spatial<T>, unit_map_size, multiply, pointwise_items<T>};
+          unit_local<T, K>, unit_spatial<T>, unit_map_size, multiply, pointwise_items<T>, downsample_items<T>};
 }
 
 static Kernels select(int dtype, int kernel_size) {

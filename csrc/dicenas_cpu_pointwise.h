@@ -27,14 +27,17 @@ static void pointwise_tile(const Pointwise& a, const float* panel, int64_t row, 
     }
 }
 
-// Copies `width` vectors of pixels of every input channel, with zeros behind the last pixel.
+// Copies `width` vectors of pixels, from `start` on, of every input channel of image n, with zeros behind the last pixel.
 template <class T>
-static void pointwise_panel(const Pointwise& a, const T* in, int64_t width, int64_t pixels, float* panel) {
-  for (int64_t c = 0; c < a.c; ++c, in += a.stride_c)
+static void pointwise_panel(const Pointwise& a, int64_t n, int64_t start, int64_t width, int64_t pixels,
+                            float* panel) {
+  for (int64_t c = 0; c < a.c; ++c) {
+    const T* const in = (const T*)a.x[c].data + n * a.x[c].stride_n + start;
     for (int64_t i = 0; i < width; ++i, panel += LANES) {
       if ((i + 1) * LANES <= pixels) store(panel, load(in + i * LANES));
       else for (int64_t k = 0; k < LANES; ++k) panel[k] = i * LANES + k < pixels ? to_float(in[i * LANES + k]) : 0;
     }
+  }
 }
 
 // Vectors of the next tile: three, or two and two in place of three and one, whose sums would be too few at a time.
@@ -67,13 +70,17 @@ static void pointwise_items(const Pointwise& a, int64_t begin, int64_t end) {
     float* panel = panels;
     for (int64_t at = 0; at < pixels;) {
       const int64_t width = pointwise_width(divide_up(pixels - at, LANES));
-      pointwise_panel(a, (const T*)a.x + n * a.stride_n + start + at, width, pixels - at, panel);
+      pointwise_panel<T>(a, n, start + at, width, pixels - at, panel);
       panel += a.c * width * LANES;
       at += width * LANES;
     }
     T* out = (T*)a.y + n * a.out_channels * a.size + start;
     int64_t row = part * a.part;
     for (; row + 4 <= last; row += 4) pointwise_rows<T, 4>(a, panels, row, out, pixels);
-    for (; row < last; ++row) pointwise_rows<T, 1>(a, panels, row, out, pixels);
+    switch (last - row) {  // together: a row by itself passes as many pixels for a quarter of the products
+      case 3: pointwise_rows<T, 3>(a, panels, row, out, pixels); break;
+      case 2: pointwise_rows<T, 2>(a, panels, row, out, pixels); break;
+      case 1: pointwise_rows<T, 1>(a, panels, row, out, pixels); break;
+    }
   }
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +18,7 @@ from dicenas.cost.runtimes import LatencySettings, as_runtime, prepare, using_th
 from dicenas.cost.table import NetworkLatency
 from dicenas.cost.timing import Timer, cpu_timer, cuda_timer, summarize
 from dicenas.nets import Network, build
+from dicenas.nets.fused_shuffle import FusedShuffleStages, FusedShuffleUnits
 
 __all__ = ["LEAST_TURNS", "TurnTaker", "runs_in_blocks"]
 
@@ -146,16 +147,12 @@ def _timer(stack: ExitStack, module: nn.Module, in_shape: tuple[int, ...], setti
 
 def _block_runner(network: Any, x: Tensor) -> _Runner:
     """Return a timer of a network that also writes down what each of its blocks took."""
-    blocks: list[Callable[[Tensor], Tensor]] = [
-        network.stem,
-        *(block for stage in network.stages for block in stage),
-        network.head,
-    ]
+    blocks: list[Callable[[Any], Any]] = [network.stem, *_steps(network.stages, x), network.head]
     blocks_ms: list[list[float]] = []
 
     def timer() -> float:
         marks = [time.perf_counter_ns()]
-        y = x
+        y: Any = x
         for block in blocks:
             y = block(y)
             marks.append(time.perf_counter_ns())
@@ -164,6 +161,15 @@ def _block_runner(network: Any, x: Tensor) -> _Runner:
 
     timer()
     return _Runner(timer, blocks_ms)
+
+
+def _steps(stages: nn.Module, x: Tensor) -> Iterator[Callable[[Any], Any]]:
+    """Yield what runs the blocks, as the network runs them: those of fused stages hand more than a map on."""
+    if isinstance(stages, FusedShuffleStages):
+        yield from stages.steps(x)
+        return
+    for stage in stages.children():
+        yield from stage.steps(x) if isinstance(stage, FusedShuffleUnits) else stage.children()
 
 
 def _turn(runner: _Runner, runs: int) -> tuple[list[float], list[list[float]]]:

@@ -13,7 +13,8 @@ from dicenas.nets.backbone import (
     register_backbone,
 )
 from dicenas.nets.checkpoints import read_network
-from dicenas.nets.fuse import FusedDiCE, fuse_for_inference
+from dicenas.nets.fuse import fuse_for_inference
+from dicenas.nets.fused import FusedDiCE
 from dicenas.nets.inverted_residual import InvertedResidual, InvertedResidualBackbone
 from dicenas.nets.mobilenetv1 import MobileNetV1, mobilenetv1_architecture
 from dicenas.nets.mobilenetv2 import MobileNetV2, mobilenetv2_architecture

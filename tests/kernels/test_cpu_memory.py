@@ -37,6 +37,11 @@ for shape, native in [*((shape, None) for shape in SHAPES), *OTHER_SIZES, ((8, 1
                 local, spatial, gate = torch.randn(c, 14), torch.randn(c, 11), torch.randn(2, c)
                 kernels.dim_conv_local(*tensors, local)
                 kernels.dice_unit(*tensors, local, spatial, gate, gate.t())
+                maps = [tensors[0], tensors[0][:, -1:]]
+                channels = torch.arange(c + 1).flip(0)
+                kernels.select_channels(maps, channels)
+                kernels.select_pointwise(maps, channels, torch.randn(7, c + 1), *torch.randn(2, 7))
+                kernels.select_downsample(maps, channels, torch.randn(c + 1, 11))
 """
 
 
@@ -72,6 +77,8 @@ def test_no_access_outside_the_buffers(isa: str, tmp_path: Path) -> None:
     [
         ("3 * block + resizing_size(a, R)", "3 * block"),
         ("if (offset + LANES <= size) store", "if (offset < size) store"),
+        ("store_first(pooled + at, all, count)", "store(pooled + at, all)"),
+        ("size = (h + 2) * row + LANES", "size = (h + 1) * row"),
     ],
 )
 def test_planted_overruns_are_found(before: str, after: str, tmp_path: Path) -> None:

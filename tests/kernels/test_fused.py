@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
 from dicenas.ops import kernels
 from tests.kernels.test_cpu import TOLERANCE, arguments, assert_close
@@ -88,6 +89,82 @@ def test_pointwise_of_many_channels(threads: int) -> None:
     assert_close(y, F.prelu(expected, slope.double()), 1e-5)
 
 
+def some_maps(n: int, sizes: list[int], h: int, w: int, dtype: torch.dtype, layout: str) -> list[Tensor]:
+    """Maps of ``sizes`` channels, of which some are slices of larger ones."""
+    maps = []
+    for c in sizes:
+        x = torch.randn(n, c + 2, h, w).to(dtype)
+        maps.append(x[:, 1:-1] if layout == "slices" else x[:, 1:-1].contiguous(memory_format=torch.channels_last))
+    return maps
+
+
+@given(
+    n=st.integers(0, 3),
+    sizes=st.lists(st.integers(1, 9), min_size=1, max_size=4),
+    h=st.integers(1, 20),
+    w=st.integers(1, 40),
+    dtype=st.sampled_from(list(TOLERANCE)),
+    layout=st.sampled_from(["slices", "channels_last"]),
+    threads=st.sampled_from([1, 2, 3]),
+    data=st.data(),
+)
+def test_channels_of_several_maps(
+    n: int, sizes: list[int], h: int, w: int, dtype: torch.dtype, layout: str, threads: int, data: st.DataObject
+) -> None:
+    torch.manual_seed(n * 1000 + h * 10 + w)
+    maps = some_maps(n, sizes, h, w, dtype, layout)
+    channels = torch.tensor(data.draw(st.lists(st.integers(0, sum(sizes) - 1), min_size=1, max_size=12)))
+    c = len(channels)
+    x = torch.cat(maps, 1)[:, channels]
+    weight, bias, slope = torch.randn(5, c), torch.randn(5), torch.randn(5)
+    constants = torch.randn(c, 11)
+    torch.set_num_threads(threads)
+    selected = kernels.select_channels(maps, channels)
+    product = kernels.select_pointwise(maps, channels, weight, bias, slope)
+    convolved, pooled = kernels.select_downsample(maps, channels, constants)
+    expected = kernels.pointwise(x, weight, bias, slope)
+    torch.set_num_threads(1)
+    assert torch.equal(selected, x)
+    assert torch.equal(product, expected)
+    filters, bias, slope = constants[:, :9].view(c, 1, 3, 3), constants[:, 9], constants[:, 10]
+    double = F.conv2d(x.double(), filters.double(), bias.double(), stride=2, padding=1, groups=c)
+    double = torch.where(double > 0, double, slope.double()[:, None, None] * double)
+    assert convolved.dtype == pooled.dtype == dtype
+    assert_close(convolved, double, TOLERANCE[dtype])
+    assert_close(pooled, F.avg_pool2d(x.double(), 3, 2, 1), TOLERANCE[dtype])
+
+
+def test_channels_that_are_not_there_are_refused() -> None:
+    maps = [torch.randn(2, 3, 5, 6), torch.randn(2, 4, 5, 6)]
+    constants = torch.randn(7, 2), torch.randn(7), torch.randn(7)
+    for numbers in ([0, 7], [-1, 2]):
+        channels = torch.tensor(numbers)
+        for call in (
+            lambda c=channels: kernels.select_channels(maps, c),
+            lambda c=channels: kernels.select_pointwise(maps, c, *constants),
+            lambda c=channels: kernels.select_downsample(maps, c, torch.randn(2, 11)),
+        ):
+            with pytest.raises(ValueError, match="from 0 to 6"):
+                call()
+    for bad, channels in (
+        ([], torch.tensor([0])),
+        (maps, torch.tensor([0.0])),
+        (maps, torch.tensor([], dtype=torch.int64)),
+        (maps, torch.tensor([[0, 1]])),
+        ([maps[0], maps[1][:1]], torch.tensor([0])),
+        ([maps[0], maps[1][:, :, :4]], torch.tensor([0])),
+        ([maps[0], maps[1].half()], torch.tensor([0])),
+        ([maps[0], maps[1][0]], torch.tensor([0])),
+        ([m.double() for m in maps], torch.tensor([0])),
+    ):
+        with pytest.raises((ValueError, NotImplementedError), match="dicenas"):
+            kernels.select_channels(bad, channels)
+    with pytest.raises(ValueError, match="weight"):
+        kernels.select_pointwise(maps, torch.tensor([0, 1, 2]), *constants)
+    with pytest.raises(ValueError, match="constants"):
+        kernels.select_downsample(maps, torch.tensor([0, 1, 2]), torch.randn(2, 11))
+
+
 def test_operators_are_well_defined() -> None:
     tensors = arguments((2, 4, 5, 6))
     local, spatial = torch.randn(4, 14), torch.randn(4, 11)
@@ -96,6 +173,10 @@ def test_operators_are_well_defined() -> None:
     gate = (torch.randn(2, 4), torch.randn(4, 2))
     torch.library.opcheck(torch.ops.dicenas.dice_unit.default, (*tensors, local, spatial, *gate))
     torch.library.opcheck(torch.ops.dicenas.pointwise.default, (tensors[0], weight, bias, slope))
+    maps, channels = [tensors[0], tensors[0][:, :2]], torch.tensor([5, 0, 2, 3])
+    torch.library.opcheck(torch.ops.dicenas.select_channels.default, (maps, channels))
+    torch.library.opcheck(torch.ops.dicenas.select_pointwise.default, (maps, channels, weight, bias, slope))
+    torch.library.opcheck(torch.ops.dicenas.select_downsample.default, (maps, channels, spatial))
 
 
 def test_bad_arguments_are_refused() -> None:

@@ -37,6 +37,9 @@ __all__ = [
     "norm_act",
     "pointwise",
     "qualifies",
+    "select_channels",
+    "select_downsample",
+    "select_pointwise",
     "switched_off",
     "trains",
     "trains_units",
@@ -201,6 +204,28 @@ def dice_unit(x: Tensor, *constants: Tensor) -> Tensor:
 def pointwise(x: Tensor, weight: Tensor, bias: Tensor, slope: Tensor) -> Tensor:
     """Run ``dicenas::pointwise`` on the CPU: a 1x1 convolution with bias and PReLU."""
     return definitions.pointwise(x, weight, bias, slope)
+
+
+def select_pointwise(maps: Sequence[Tensor], channels: Tensor, weight: Tensor, bias: Tensor, slope: Tensor) -> Tensor:
+    """Run ``dicenas::select_pointwise`` on the CPU: :func:`pointwise` of channels of several maps ``(N, C_i, H, W)``.
+
+    ``channels`` are their numbers, int64, counted through all maps.
+    """
+    return definitions.select_pointwise(maps, channels, weight, bias, slope)
+
+
+def select_channels(maps: Sequence[Tensor], channels: Tensor) -> Tensor:
+    """Run ``dicenas::select_channels`` on the CPU: ``torch.cat(maps, 1)[:, channels]`` without the concatenation."""
+    return definitions.select_channels(maps, channels)
+
+
+def select_downsample(maps: Sequence[Tensor], channels: Tensor, constants: Tensor) -> tuple[Tensor, Tensor]:
+    """Run ``dicenas::select_downsample`` on the CPU: two maps ``(N, C, ceil(H / 2), ceil(W / 2))`` of the channels.
+
+    One is a depth-wise 3x3 convolution with bias and PReLU, whose nine weights, bias and slope a channel ``constants``
+    ``(C, 11)`` holds, the other is average pooling over 3x3, both of stride 2 and padding 1.
+    """
+    return definitions.select_downsample(maps, channels, constants)
 
 
 def describe() -> list[tuple[str, str, str]]:

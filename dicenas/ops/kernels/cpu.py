@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from functools import cache
 
 import torch
@@ -10,12 +11,38 @@ from torch import Tensor
 
 from dicenas.ops.kernels.library import load_library
 
-__all__ = ["DTYPES", "check", "dice_unit", "dim_conv", "dim_conv_backward", "dim_conv_local", "library", "pointwise"]
+__all__ = [
+    "DTYPES",
+    "check",
+    "dice_unit",
+    "dim_conv",
+    "dim_conv_backward",
+    "dim_conv_local",
+    "library",
+    "pointwise",
+    "select_channels",
+    "select_downsample",
+]
 
 #: Data types of the kernels and their numbers in the C interface.
 DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 
 _POINTER = ctypes.c_void_p
+
+
+class _Map(ctypes.Structure):
+    _fields_ = (("data", _POINTER), *((name, ctypes.c_int64) for name in ("c", "stride_n", "stride_c")))
+
+
+class _Selection(ctypes.Structure):
+    _fields_ = (
+        ("maps", ctypes.POINTER(_Map)),
+        ("map_count", ctypes.c_int64),
+        ("channels", _POINTER),
+        *((name, ctypes.c_int64) for name in ("n", "c", "size")),
+    )
+
+
 _GEOMETRY = (*[ctypes.c_int64] * 10, *[ctypes.c_int] * 3)
 
 
@@ -30,7 +57,9 @@ def library() -> ctypes.CDLL:
     handle.dicenas_dim_conv_backward.argtypes = (*[_POINTER] * 9, *_GEOMETRY)
     handle.dicenas_dim_conv_local.argtypes = (*[_POINTER] * 6, *_GEOMETRY)
     handle.dicenas_dice_unit.argtypes = (*[_POINTER] * 8, ctypes.c_int64, _POINTER, *_GEOMETRY)
-    handle.dicenas_pointwise.argtypes = [*[_POINTER] * 5, *[ctypes.c_int64] * 6, *[ctypes.c_int] * 2]
+    handle.dicenas_select_channels.argtypes = [*[_POINTER] * 2, *[ctypes.c_int] * 2]
+    handle.dicenas_pointwise.argtypes = [*[_POINTER] * 5, ctypes.c_int64, *[ctypes.c_int] * 2]
+    handle.dicenas_downsample.argtypes = [_POINTER, *[ctypes.c_int64] * 2, *[_POINTER] * 3, *[ctypes.c_int] * 2]
     return handle
 
 
@@ -130,17 +159,44 @@ def dice_unit(
     return out
 
 
-def pointwise(x: Tensor, weight: Tensor, bias: Tensor, slope: Tensor) -> Tensor:
-    """Run ``dicenas::pointwise``; channels may be a slice of a larger map."""
-    n, c, h, w = x.shape
-    if x.stride(3) != 1 or x.stride(2) != w:
-        x = x.contiguous()
-    out = x.new_empty((n, weight.shape[0], h, w))
-    constants = [_constant(t) for t in (weight, bias, slope)]
-    check(
-        library().dicenas_pointwise(
-            x.data_ptr(), *(t.data_ptr() for t in constants), out.data_ptr(), n, c, weight.shape[0], h * w,
-            x.stride(0), x.stride(1), DTYPES[x.dtype], torch.get_num_threads(),
-        )
-    )  # fmt: skip
+def _select(function: str, maps: Sequence[Tensor], channels: Tensor | None, *arguments: int) -> None:
+    """Call a function of the library on all channels of the only map, or on those that ``channels`` counts through."""
+    n, c, h, w = maps[0].shape
+    maps = [m if m.stride(3) == 1 and m.stride(2) == w else m.contiguous() for m in maps]
+    described = (_Map * len(maps))(*(_Map(m.data_ptr(), m.shape[1], m.stride(0), m.stride(1)) for m in maps))
+    if channels is not None:
+        c, channels = len(channels), channels.contiguous()
+    numbers = None if channels is None else channels.data_ptr()
+    selection = _Selection(described, len(maps), numbers, n, c, h * w)
+    run = getattr(library(), function)
+    if run(ctypes.byref(selection), *arguments, DTYPES[maps[0].dtype], torch.get_num_threads()):
+        count, found = sum(m.shape[1] for m in maps), [] if channels is None else channels.tolist()
+        raise ValueError(f"{function}: channels should be numbers from 0 to {count - 1}, got {found}")
+
+
+def select_channels(maps: Sequence[Tensor], channels: Tensor) -> Tensor:
+    """Run ``dicenas::select_channels``."""
+    n, _, h, w = maps[0].shape
+    out = maps[0].new_empty((n, len(channels), h, w))
+    _select("dicenas_select_channels", maps, channels, out.data_ptr())
     return out
+
+
+def pointwise(maps: Sequence[Tensor], channels: Tensor | None, weight: Tensor, bias: Tensor, slope: Tensor) -> Tensor:
+    """Run ``dicenas::pointwise``, of one map whose channels may be a slice, or ``dicenas::select_pointwise``."""
+    n, _, h, w = maps[0].shape
+    out = maps[0].new_empty((n, weight.shape[0], h, w))
+    constants = [_constant(t) for t in (weight, bias, slope)]
+    pointers = [t.data_ptr() for t in (*constants, out)]
+    _select("dicenas_pointwise", maps, channels, *pointers, len(weight))
+    return out
+
+
+def select_downsample(maps: Sequence[Tensor], channels: Tensor, constants: Tensor) -> tuple[Tensor, Tensor]:
+    """Run ``dicenas::select_downsample``."""
+    n, _, h, w = maps[0].shape
+    constants = _constant(constants)
+    convolved, pooled = (maps[0].new_empty((n, len(channels), (h + 1) // 2, (w + 1) // 2)) for _ in range(2))
+    pointers = constants.data_ptr(), convolved.data_ptr(), pooled.data_ptr()
+    _select("dicenas_downsample", maps, channels, h, w, *pointers)
+    return convolved, pooled

@@ -15,7 +15,17 @@ from torch.utils.flop_counter import register_flop_formula
 
 from dicenas.ops.kernels import cpu, cuda
 
-__all__ = ["KERNEL_SIZES", "dice_unit", "dim_conv", "dim_conv_local", "pointwise"]
+__all__ = [
+    "KERNEL_SIZES",
+    "check_dim_conv",
+    "dice_unit",
+    "dim_conv",
+    "dim_conv_local",
+    "pointwise",
+    "select_channels",
+    "select_downsample",
+    "select_pointwise",
+]
 
 #: Kernel sizes that the kernels exist for.
 KERNEL_SIZES = (3, 5)
@@ -29,6 +39,9 @@ for _schema in (
     f"dim_conv_local(Tensor x, {_FILTERS}, Tensor local) -> Tensor",
     f"dice_unit(Tensor x, {_FILTERS}, Tensor local, Tensor spatial, Tensor gate_reduce, Tensor gate_expand) -> Tensor",
     "pointwise(Tensor x, Tensor weight, Tensor bias, Tensor slope) -> Tensor",
+    "select_pointwise(Tensor[] maps, Tensor channels, Tensor weight, Tensor bias, Tensor slope) -> Tensor",
+    "select_channels(Tensor[] maps, Tensor channels) -> Tensor",
+    "select_downsample(Tensor[] maps, Tensor channels, Tensor constants) -> (Tensor, Tensor)",
 ):
     _library.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))
 
@@ -37,6 +50,9 @@ dim_conv_backward = torch.ops.dicenas.dim_conv_backward.default
 dim_conv_local = torch.ops.dicenas.dim_conv_local.default
 dice_unit = torch.ops.dicenas.dice_unit.default
 pointwise = torch.ops.dicenas.pointwise.default
+select_pointwise = torch.ops.dicenas.select_pointwise.default
+select_channels = torch.ops.dicenas.select_channels.default
+select_downsample = torch.ops.dicenas.select_downsample.default
 
 
 def check_dim_conv(x: Tensor, channel: Tensor, width: Tensor, height: Tensor) -> None:
@@ -135,20 +151,59 @@ def _implement(device: str, module: Any) -> None:
     _library.impl("dice_unit", unit, device)
 
 
-def _pointwise(x: Tensor, weight: Tensor, bias: Tensor, slope: Tensor) -> Tensor:
+def _check_pointwise(x: Tensor, c: int, weight: Tensor, bias: Tensor, slope: Tensor) -> None:
     if x.dim() != 4 or x.dtype not in cpu.DTYPES or min(x.shape[1:]) < 1:
         raise ValueError(f"dicenas::pointwise takes an input (N, C, H, W), got {x.dtype} {tuple(x.shape)}")
     out_channels = weight.shape[0] if weight.dim() else 0
     if out_channels < 1:
-        raise ValueError(f"dicenas::pointwise: weight has shape {tuple(weight.shape)}, expected (C_out, {x.shape[1]})")
-    _check_constant("weight", weight, (out_channels, x.shape[1]), x)
+        raise ValueError(f"dicenas::pointwise: weight has shape {tuple(weight.shape)}, expected (C_out, {c})")
+    _check_constant("weight", weight, (out_channels, c), x)
     _check_constant("bias", bias, (out_channels,), x)
     _check_constant("slope", slope, (out_channels,), x)
-    return cpu.pointwise(x, weight, bias, slope)
+
+
+def _pointwise(x: Tensor, weight: Tensor, bias: Tensor, slope: Tensor) -> Tensor:
+    _check_pointwise(x, x.shape[1] if x.dim() == 4 else 0, weight, bias, slope)
+    return cpu.pointwise((x,), None, weight, bias, slope)
+
+
+def _check_selection(maps: Sequence[Tensor], channels: Tensor) -> None:
+    """Raise ValueError unless the maps go together; the numbers of the channels are looked at by the kernels."""
+    if not maps or maps[0].dim() != 4 or maps[0].dtype not in cpu.DTYPES or min(maps[0].shape[2:]) < 1:
+        found = [(m.dtype, tuple(m.shape)) for m in maps]
+        raise ValueError(f"dicenas::select_channels takes maps (N, C, H, W) of one size, got {found}")
+    n, _, h, w = maps[0].shape
+    for m in maps:
+        if m.dim() != 4 or m.dtype != maps[0].dtype:
+            raise ValueError(f"dicenas::select_channels: a map is {m.dtype} {tuple(m.shape)} beside {maps[0].dtype}")
+        _check_constant("a map", m, (n, m.shape[1], h, w), maps[0])
+    _check_constant("channels", channels, (channels.numel(),), maps[0])
+    if channels.dtype != torch.int64 or not channels.numel():
+        raise ValueError(f"dicenas::select_channels: channels are int64, at least one, got {channels}")
+
+
+def _select_pointwise(maps: Sequence[Tensor], channels: Tensor, weight: Tensor, bias: Tensor, slope: Tensor) -> Tensor:
+    _check_selection(maps, channels)
+    _check_pointwise(maps[0], len(channels), weight, bias, slope)
+    return cpu.pointwise(maps, channels, weight, bias, slope)
+
+
+def _select_channels(maps: Sequence[Tensor], channels: Tensor) -> Tensor:
+    _check_selection(maps, channels)
+    return cpu.select_channels(maps, channels)
+
+
+def _select_downsample(maps: Sequence[Tensor], channels: Tensor, constants: Tensor) -> tuple[Tensor, Tensor]:
+    _check_selection(maps, channels)
+    _check_constant("constants", constants, (len(channels), 11), maps[0])
+    return cpu.select_downsample(maps, channels, constants)
 
 
 _implement("CPU", cpu)
 _library.impl("pointwise", _pointwise, "CPU")
+_library.impl("select_pointwise", _select_pointwise, "CPU")
+_library.impl("select_channels", _select_channels, "CPU")
+_library.impl("select_downsample", _select_downsample, "CPU")
 _implement("CUDA", cuda)
 
 
@@ -173,11 +228,30 @@ torch.library.register_fake("dicenas::dim_conv", _fake_dim_conv, lib=_library)
 torch.library.register_fake("dicenas::dim_conv_backward", _fake_backward, lib=_library)
 torch.library.register_fake("dicenas::dim_conv_local", _fake_same, lib=_library)
 torch.library.register_fake("dicenas::dice_unit", _fake_same, lib=_library)
+
+
+def _fake_pointwise(x: Tensor, weight: Tensor, bias: Tensor, slope: Tensor) -> Tensor:
+    return x.new_empty((x.shape[0], weight.shape[0], *x.shape[2:]))
+
+
+torch.library.register_fake("dicenas::pointwise", _fake_pointwise, lib=_library)
 torch.library.register_fake(
-    "dicenas::pointwise",
-    lambda x, weight, bias, slope: x.new_empty((x.shape[0], weight.shape[0], *x.shape[2:])),
+    "dicenas::select_pointwise", lambda maps, channels, *constants: _fake_pointwise(maps[0], *constants), lib=_library
+)
+torch.library.register_fake(
+    "dicenas::select_channels",
+    lambda maps, channels: maps[0].new_empty((maps[0].shape[0], len(channels), *maps[0].shape[2:])),
     lib=_library,
 )
+
+
+def _fake_select_downsample(maps: Sequence[Tensor], channels: Tensor, constants: Tensor) -> tuple[Tensor, Tensor]:
+    n, _, h, w = maps[0].shape
+    convolved, pooled = (maps[0].new_empty((n, len(channels), (h + 1) // 2, (w + 1) // 2)) for _ in range(2))
+    return convolved, pooled
+
+
+torch.library.register_fake("dicenas::select_downsample", _fake_select_downsample, lib=_library)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:

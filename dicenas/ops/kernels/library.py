@@ -12,7 +12,7 @@ from dicenas.ops.kernels import build
 
 __all__ = ["Library", "find_cuda_code", "load_library", "switched_off"]
 
-_ABI_VERSION = 4
+_ABI_VERSION = 5
 
 
 @dataclass(frozen=True)
