@@ -27,6 +27,8 @@ __all__ = ["fuse_for_inference"]
 
 def _can_fuse(unit: DiCE) -> bool:
     fuse = unit.dim_fuse
+    if not isinstance(fuse.local, ConvNormAct) or not isinstance(fuse.spatial, ConvNormAct):
+        return False  # folded before, and kept for its activations
     activations = (unit.act, fuse.local.act, fuse.spatial.act)
     return isinstance(fuse.shuffle, ChannelShuffle) and all(isinstance(act, LINEAR_BY_PIECES) for act in activations)
 

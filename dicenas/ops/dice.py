@@ -68,6 +68,11 @@ class DimFuse(nn.Module):
         x = self.local(self.shuffle(x))
         return self.fuse_globally(x, x.mean((2, 3), keepdim=True))
 
+    def has_plain_local_fusion(self) -> bool:
+        """Whether local fusion of three branches does what its modules' classes do, without hooks and replacements."""
+        shuffle = self.shuffle
+        return is_plain(shuffle, ChannelShuffle) and shuffle.groups == 3 and is_plain(self.local, ConvNormAct)
+
     def fuse_globally(self, x: Tensor, means: Tensor) -> Tensor:
         """Return the global fusion of ``(N, C, H, W)``, whose means over H and W ``(N, C, 1, 1)`` are known."""
         gate = torch.sigmoid(self.gate_expand(self.gate_act(self.gate_reduce(means))))
@@ -143,17 +148,18 @@ class DiCE(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        fuse, local, spatial = self.dim_fuse, self.dim_fuse.local, self.dim_fuse.spatial
+        fuse = self.dim_fuse
         # In training the kernels may cross the modules, if calling these would do nothing else.
-        crossing = is_plain(fuse, DimFuse) and is_plain(fuse.shuffle, ChannelShuffle) and is_plain(local, ConvNormAct)
-        if crossing and is_plain(spatial, ConvNormAct):
+        crossing = self.training and is_plain(fuse, DimFuse) and fuse.has_plain_local_fusion()
+        if crossing and is_plain(fuse.spatial, ConvNormAct):
             gate = (fuse.gate_reduce, fuse.gate_act, fuse.gate_expand)
-            local_layer, spatial_layer = ((layer.conv, layer.norm, layer.act) for layer in (local, spatial))
-            y = dice_unit(x, self.dim_conv, self.norm, self.act, local_layer, gate, spatial_layer)
+            layers = [(layer.conv, layer.norm, layer.act) for layer in (fuse.local, fuse.spatial)]
+            y = dice_unit(x, self.dim_conv, self.norm, self.act, layers[0], gate, layers[1])
             if y is not None:
                 return y
         x = self.dim_conv(x)
         if crossing:
+            local = fuse.local
             fused = local_fusion(x, self.norm, self.act, local.conv, local.norm, local.act)
             if fused is not None:
                 return fuse.fuse_globally(*fused)

@@ -175,6 +175,16 @@ class DimConv(nn.Module):
         for weight in (self.weight_channel, self.weight_width, self.weight_height):
             nn.init.kaiming_normal_(weight, mode="fan_out")
 
+    def takes(self, x: Tensor) -> bool:
+        """Whether an input ``(N, C, H, W)`` goes through the fused kernels here.
+
+        Raises:
+            ValueError: As in calling the module.
+        """
+        filters = self.weight_channel, self.weight_width, self.weight_height
+        _check(x, *filters, self.dilation)
+        return kernels.qualifies(x, *filters, self.dilation)
+
     def forward(self, x: Tensor) -> Tensor:
         return dim_conv(x, self.weight_channel, self.weight_width, self.weight_height, self.dilation)
 

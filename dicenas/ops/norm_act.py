@@ -40,9 +40,10 @@ def _suits(x: Tensor, *norms: nn.BatchNorm2d) -> bool:
         and all(
             is_plain(norm, nn.BatchNorm2d)
             and norm.training
-            and norm.weight is not None
-            and norm.weight.dtype == x.dtype
-            and norm.weight.device == x.device
+            and all(
+                constant is not None and constant.dtype == x.dtype and constant.device == x.device
+                for constant in (norm.weight, norm.bias)
+            )
             for norm in norms
         )
     )
@@ -70,6 +71,18 @@ def _is_depthwise(conv: nn.Conv2d) -> bool:
         and conv.padding == (size[0] // 2, size[0] // 2)
         and conv.padding_mode == "zeros"
         and conv.bias is None
+    )
+
+
+def _is_pointwise(conv: nn.Module, in_channels: int, out_channels: int, groups: int, x: Tensor) -> bool:
+    """Whether a module is a plain 1x1 convolution of these channels, without bias, and of the type of ``x``."""
+    return (
+        is_plain(conv, nn.Conv2d)
+        and (conv.in_channels, conv.out_channels, conv.groups) == (in_channels, out_channels, groups)
+        and conv.kernel_size == conv.stride == (1, 1)
+        and conv.padding == (0, 0)
+        and conv.bias is None
+        and conv.weight.dtype == x.dtype
     )
 
 
@@ -129,10 +142,13 @@ def local_fusion(
     Returns:
         The map ``(N, C, H, W)`` and its means over H and W ``(N, C, 1, 1)``, or ``None`` where the kernels cannot.
     """
-    if not (_suits(x, norm, out_norm) and is_plain(conv, nn.Conv2d) and conv.weight.dtype == x.dtype):
+    if not _suits(x, norm, out_norm):
+        return None
+    channels = x.shape[1] // 3
+    if not _is_pointwise(conv, 3 * channels, channels, channels, x):
         return None
     slope, out_slope = _slope(act, norm), _slope(out_act, out_norm)
-    if slope is None or out_slope is None or conv.bias is not None:
+    if slope is None or out_slope is None:
         return None
     y, pooled, *statistics = kernels.local_fusion(
         x, norm.weight, norm.bias, slope, conv.weight.flatten(1), out_norm.weight, out_norm.bias, out_slope,
@@ -149,11 +165,11 @@ _Layer = tuple[nn.Conv2d, nn.BatchNorm2d, nn.Module]
 
 def dice_unit(
     x: Tensor,
-    dim_conv: DimConv,
+    dim_conv: nn.Module,
     norm: nn.BatchNorm2d,
     act: nn.Module,
     local: _Layer,
-    gate: tuple[nn.Conv2d, nn.Module, nn.Conv2d],
+    gate: tuple[nn.Module, nn.Module, nn.Module],
     spatial: _Layer,
 ) -> Tensor | None:
     """Return the training step's output of a DiCE unit that keeps its channels, ``(N, C, H, W)``: one node of autograd.
@@ -162,31 +178,33 @@ def dice_unit(
     """
     (local_conv, local_norm, local_act), (spatial_conv, spatial_norm, spatial_act) = local, spatial
     reduce, gate_act, expand = gate
-    filters = dim_conv.weight_channel, dim_conv.weight_width, dim_conv.weight_height
+    if not (_suits(x, norm, local_norm, spatial_norm) and is_plain(dim_conv, DimConv)):
+        return None
+    channels, squeezed = x.shape[1], getattr(reduce, "out_channels", 0)
     if not (
-        _suits(x, norm, local_norm, spatial_norm)
-        and kernels.trains_units(x)
-        and is_plain(dim_conv, DimConv)
-        and x.shape[1] == dim_conv.in_channels
-        and kernels.qualifies(x, *filters, dim_conv.dilation)
-        and all(
-            is_plain(conv, nn.Conv2d) and conv.bias is None and conv.weight.dtype == x.dtype
-            for conv in (local_conv, reduce, expand, spatial_conv)
-        )
-        and is_plain(gate_act, nn.ReLU)
+        dim_conv.takes(x)
+        and is_plain(spatial_conv, nn.Conv2d)
         and _is_depthwise(spatial_conv)
+        and spatial_conv.kernel_size == (3, 3)
+        and spatial_conv.weight.dtype == x.dtype
+        and _is_pointwise(local_conv, 3 * channels, channels, channels, x)
+        and _is_pointwise(reduce, channels, squeezed, 1, x)
+        and _is_pointwise(expand, squeezed, channels, 1, x)
+        and is_plain(gate_act, nn.ReLU)
     ):
         return None
     slopes = [_slope(act, norm), _slope(local_act, local_norm), _slope(spatial_act, spatial_norm)]
     if any(slope is None for slope in slopes):
         return None
-    y, *statistics = kernels.dice_unit_step(
-        x, *filters, norm.weight, norm.bias, slopes[0],
-        local_conv.weight, local_norm.weight, local_norm.bias, slopes[1],
-        reduce.weight, expand.weight,
+    results = kernels.dice_unit_step(
+        x, dim_conv.weight_channel, dim_conv.weight_width, dim_conv.weight_height, norm.weight, norm.bias, slopes[0],
+        local_conv.weight, local_norm.weight, local_norm.bias, slopes[1], reduce.weight, expand.weight,
         spatial_conv.weight, spatial_norm.weight, spatial_norm.bias, slopes[2],
         norm.eps, local_norm.eps, spatial_norm.eps,
     )  # fmt: skip
+    if results is None:
+        return None
+    y, *statistics = results
     for i, tracked in enumerate((norm, local_norm, spatial_norm)):
         _track(tracked, *statistics[2 * i : 2 * i + 2])
     return y

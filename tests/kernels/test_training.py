@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from dicenas.ops import ConvNormAct, DiCE, kernels
-from dicenas.ops.kernels import functions, training
+from dicenas.ops.kernels import gradients, training
 
 EPS = 1e-3
 #: Largest difference of a result, relative to its largest value.
@@ -51,16 +51,16 @@ def run(function: Callable[..., Any], tensors: list[Tensor | None], scalars: tup
 
 
 def operator(name: str) -> Any:
-    return getattr(training, name)
+    return training.operators[name]
 
 
 def function(name: str) -> Any:
     """The operator's kernels without the dispatcher."""
-    return getattr(functions, name)
+    return getattr(gradients, name)
 
 
 def reference(name: str) -> Any:
-    return getattr(functions, f"{name}_reference")
+    return getattr(gradients, f"{name}_reference")
 
 
 def assert_close(actual: Tensor, expected: Tensor, tolerance: float) -> None:
@@ -110,57 +110,6 @@ def test_gradcheck(name: str, form: Callable[[str], Any]) -> None:
     tensors, scalars = arguments(name, (2, 2, 4, 3))
     assert torch.autograd.gradcheck(lambda *t: form(name)(*t, *scalars)[: len(scalars)], tensors)
     assert torch.autograd.gradgradcheck(lambda *t: form(name)(*t, *scalars)[: len(scalars)], tensors)
-
-
-def unit_arguments(n: int, c: int, h: int, w: int, kernel_size: int, native: tuple[int, int]) -> list[Tensor]:
-    shapes: list[tuple[int, ...]] = [(n, c, h, w)]
-    shapes += [(filters, 1, kernel_size, kernel_size) for filters in (c, native[1], native[0])]
-    shapes += [*[(3 * c,)] * 3, (c, 3, 1, 1), *[(c,)] * 3, (c // 4, c, 1, 1), (c, c // 4, 1, 1)]
-    shapes += [(c, 1, 3, 3), *[(c,)] * 3]
-    return [torch.randn(shape).requires_grad_() for shape in shapes]
-
-
-UNIT_EPS = (1e-3, 2e-3, 3e-3)
-
-
-@given(
-    n=st.integers(1, 5),
-    c=st.integers(4, 13),
-    h=st.integers(3, 20),
-    w=st.integers(3, 20),
-    kernel_size=st.sampled_from([3, 5]),
-    native=st.none() | st.tuples(st.integers(1, 20), st.integers(1, 20)),
-    threads=st.sampled_from([1, 2, 3]),
-)
-def test_values_and_gradients_of_the_unit(
-    n: int, c: int, h: int, w: int, kernel_size: int, native: tuple[int, int] | None, threads: int
-) -> None:
-    torch.manual_seed(n * 1000 + c * 100 + h * 10 + w)
-    tensors = unit_arguments(n, c, h, w, kernel_size, native or (h, w))
-    doubles = [t.detach().double().requires_grad_() for t in tensors]
-    torch.set_num_threads(threads)
-    try:
-        actual = run(functions.dice_unit_step, list(tensors), UNIT_EPS)
-    finally:
-        torch.set_num_threads(1)
-    for one, expected in zip(actual, run(functions.dice_unit_reference, list(doubles), UNIT_EPS), strict=True):
-        assert_close(one, expected, 1e-3)
-
-
-def test_second_derivatives_of_the_unit() -> None:
-    torch.manual_seed(0)
-    tensors = unit_arguments(2, 8, 5, 6, 3, (5, 6))
-
-    def second(of: Callable[..., Any], inputs: list[Tensor]) -> list[Tensor]:
-        y = of(*inputs, *UNIT_EPS)
-        first = torch.autograd.grad((y if isinstance(y, Tensor) else y[0]).pow(2).sum(), inputs, create_graph=True)
-        return list(torch.autograd.grad(sum(g.sin().sum() for g in first), inputs))
-
-    doubles = [t.detach().double().requires_grad_() for t in tensors]
-    for one, expected in zip(
-        second(functions.dice_unit_step, tensors), second(functions.dice_unit_reference, doubles), strict=True
-    ):
-        assert_close(one, expected, 1e-3)
 
 
 class _WithoutGradient(torch.autograd.Function):
@@ -215,17 +164,14 @@ def test_operators_are_well_defined(name: str) -> None:
     inputs = [t if t is None else t.detach() for t in tensors]
     differentiable = len(scalars)
     torch.library.opcheck(
-        getattr(training, f"{name}_backward"),
+        training.operators[f"{name}_backward"],
         (*results[:differentiable], *inputs, *results[differentiable:], *scalars),
     )
 
 
-@pytest.mark.parametrize("name", [*NAMES, "dice_unit_step"])
+@pytest.mark.parametrize("name", NAMES)
 def test_results_do_not_depend_on_threads_or_runs(name: str) -> None:
-    if name in NAMES:
-        tensors, scalars = arguments(name, (3, 37, 20, 20), dtype=torch.float32)
-    else:
-        tensors, scalars = [*unit_arguments(3, 37, 20, 20, 3, (20, 20))], UNIT_EPS
+    tensors, scalars = arguments(name, (3, 37, 20, 20), dtype=torch.float32)
     results = []
     for threads in (1, 2, 3, 2):
         torch.set_num_threads(threads)
@@ -237,12 +183,12 @@ def test_results_do_not_depend_on_threads_or_runs(name: str) -> None:
 
 def test_two_threads_at_once() -> None:
     cases = [arguments("local_fusion", (2, 30, 14, 14)), arguments("local_fusion", (3, 11, 9, 20))]
-    expected = [run(training.local_fusion, *case) for case in cases]
+    expected = [run(training.operators["local_fusion"], *case) for case in cases]
     wrong: list[int] = []
 
     def work(index: int) -> None:
         for _ in range(10):
-            found = run(training.local_fusion, *cases[index])
+            found = run(training.operators["local_fusion"], *cases[index])
             wrong.extend(index for a, b in zip(found, expected[index], strict=True) if not torch.equal(a, b))
 
     torch.set_num_threads(2)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dicenas.ops.kernels import cuda, definitions, functions, training
+from dicenas.ops.kernels import cuda, definitions, gradients, training, unit_step
 from dicenas.ops.kernels.definitions import KERNEL_SIZES
 from dicenas.ops.kernels.library import Library, find_cuda_code, load_library, switched_off
 
@@ -42,7 +42,6 @@ __all__ = [
     "select_pointwise",
     "switched_off",
     "trains",
-    "trains_units",
     "transforms",
 ]
 
@@ -155,35 +154,41 @@ def trains(x: Tensor) -> bool:
 
 def norm_act(x: Tensor, weight: Tensor, bias: Tensor, slope: Tensor, eps: float) -> tuple[Tensor, ...]:
     """Run ``dicenas::norm_act``; the result ``(N, C, H, W)`` and each channel's mean and unbiased variance."""
-    return (functions if functions.direct() else training).norm_act(x, weight, bias, slope, eps)
+    run = gradients.norm_act if gradients.direct(x, weight, bias, slope) else training.operators["norm_act"]
+    return run(x, weight, bias, slope, eps)
 
 
 def depthwise_norm_act(
     x: Tensor, filter: Tensor, weight: Tensor, bias: Tensor, slope: Tensor, gate: Tensor | None, eps: float
 ) -> tuple[Tensor, ...]:
     """Run ``dicenas::depthwise_norm_act``; the same results."""
-    run = (functions if functions.direct() else training).depthwise_norm_act
+    direct = gradients.direct(x, filter, weight, bias, slope, gate)
+    run = gradients.depthwise_norm_act if direct else training.operators["depthwise_norm_act"]
     return run(x, filter, weight, bias, slope, gate, eps)
 
 
 def local_fusion(x: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
     """Run ``dicenas::local_fusion``: ``(N, 3C, H, W)`` to ``(N, C, H, W)``, its means ``(N, C)``, and statistics."""
-    return (functions if functions.direct() else training).local_fusion(x, *arguments)
+    direct = gradients.direct(x, *arguments[:-2])
+    run = gradients.local_fusion if direct else training.operators["local_fusion"]
+    return run(x, *arguments)
 
 
-def trains_units(x: Tensor) -> bool:
-    """Whether :func:`dice_unit_step` can run where :func:`trains` and :func:`qualifies` hold."""
-    return x.dtype == torch.float32 and functions.direct()
-
-
-def dice_unit_step(x: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+def dice_unit_step(x: Tensor, *arguments: Any) -> tuple[Tensor, ...] | None:
     """Run the DiCE unit in training: ``(N, C, H, W)`` to the same, and the statistics of its three normalisations.
 
     The arguments are the filters of dimension-wise convolution; weight, bias and slope behind it; the weight of local
     fusion ``(C, 3, 1, 1)``, with weight, bias and slope; the two weights of the gate, ``(R, C, 1, 1)`` and
     ``(C, R, 1, 1)``; filter, weight, bias and slope of the spatial convolution; and each normalisation's ``eps``.
+
+    Returns:
+        ``None`` where these are to run by operators of their own: compilers and dispatch modes see them then.
     """
-    return functions.dice_unit_step(x, *arguments)[:7]
+    *tensors, _, _, _ = arguments
+    if x.dtype != torch.float32 or not gradients.direct(x, *tensors):
+        return None
+    y, *kept = unit_step.dice_unit_step(x, *arguments)
+    return y, *kept[:6]
 
 
 def dim_conv(x: Tensor, weight_channel: Tensor, weight_width: Tensor, weight_height: Tensor) -> Tensor:

@@ -18,8 +18,10 @@ from dicenas.ops.kernels import cpu, cuda
 __all__ = [
     "KERNEL_SIZES",
     "check_dim_conv",
+    "check_grad",
     "dice_unit",
     "dim_conv",
+    "dim_conv_backward",
     "dim_conv_local",
     "pointwise",
     "select_channels",
@@ -56,7 +58,7 @@ select_downsample = torch.ops.dicenas.select_downsample.default
 
 
 def check_dim_conv(x: Tensor, channel: Tensor, width: Tensor, height: Tensor) -> None:
-    """Raise ValueError unless the kernels can take these arguments: nothing is read before.
+    """Raise ValueError unless dimension-wise convolution's kernels can take these arguments: nothing is read before.
 
     The CPU's take an input of any size: they resize it to the native one, a filter a column and a row, and back.
     """
@@ -94,7 +96,8 @@ def _check_constant(name: str, value: Tensor, shape: Sequence[int], x: Tensor) -
         raise ValueError(f"dicenas kernels: {name} is on {value.device}, the input on {x.device}")
 
 
-def _check_grad(grad: Tensor, x: Tensor) -> None:
+def check_grad(grad: Tensor, x: Tensor) -> None:
+    """Raise ValueError unless this can be the gradient of what dimension-wise convolution makes of ``x``."""
     n, c, h, w = x.shape
     _check_constant("grad", grad, (n, 3 * c, h, w), x)
     if grad.dtype != x.dtype:
@@ -122,7 +125,7 @@ def _implement(device: str, module: Any) -> None:
         grad: Tensor, x: Tensor, channel: Tensor, width: Tensor, height: Tensor, input_grad: bool, weight_grad: bool
     ) -> tuple[Tensor, ...]:
         check_dim_conv(x, channel, width, height)
-        _check_grad(grad, x)
+        check_grad(grad, x)
         return module.dim_conv_backward(grad, x, channel, width, height, input_grad, weight_grad)
 
     def local(x: Tensor, channel: Tensor, width: Tensor, height: Tensor, constants: Tensor) -> Tensor:
@@ -264,8 +267,10 @@ def _gradient(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         # create_graph=True: the reference's gradient can be differentiated again, the kernel's cannot.
         from dicenas.ops.dim_conv import dim_conv_reference
 
-        wanted = [t for t, need in zip(ctx.saved_tensors, needed, strict=True) if need]
-        found = iter(torch.autograd.grad(dim_conv_reference(*ctx.saved_tensors), wanted, grad, create_graph=True))
+        # Views, since one input may depend on another: each gradient is to be that of its own place only.
+        inputs = [t.view_as(t) for t in ctx.saved_tensors]
+        wanted = [t for t, need in zip(inputs, needed, strict=True) if need]
+        found = iter(torch.autograd.grad(dim_conv_reference(*inputs), wanted, grad, create_graph=True))
         return tuple(next(found) if need else None for need in needed)
     grads = dim_conv_backward(grad, *ctx.saved_tensors, needed[0], any(needed[1:]))
     return tuple(g if need else None for g, need in zip(grads, needed, strict=True))

@@ -18,7 +18,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from dicenas.ops.kernels import cpu
 
-__all__ = ["DTYPES", "depthwise_norm_act", "implementations", "library", "local_fusion", "norm_act"]
+__all__ = ["DTYPES", "implementations", "library", "operators"]
 
 #: Data types of these kernels and their numbers in the C interface.
 DTYPES = {torch.float32: 0, torch.float64: 3}
@@ -41,13 +41,6 @@ for _schema in (
     " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
 ):
     library.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))
-
-norm_act = torch.ops.dicenas.norm_act.default
-norm_act_backward = torch.ops.dicenas.norm_act_backward.default
-depthwise_norm_act = torch.ops.dicenas.depthwise_norm_act.default
-depthwise_norm_act_backward = torch.ops.dicenas.depthwise_norm_act_backward.default
-local_fusion = torch.ops.dicenas.local_fusion.default
-local_fusion_backward = torch.ops.dicenas.local_fusion_backward.default
 
 _POINTER = ctypes.c_void_p
 
@@ -277,6 +270,10 @@ _fakes: dict[str, Callable[..., tuple[Tensor, ...]]] = {
     "depthwise_norm_act_backward": _fake_depthwise_backward,
     "local_fusion": _fake_local_fusion,
     "local_fusion_backward": lambda grad, grad_pooled, *t: _like(*t[:8]),
+}
+#: The operators, by the same names.
+operators: dict[str, Callable[..., tuple[Tensor, ...]]] = {
+    name: getattr(torch.ops.dicenas, name).default for name in implementations
 }
 for _name, _implementation in implementations.items():
     library.impl(_name, _implementation, "CPU")
