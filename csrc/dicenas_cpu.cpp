@@ -88,7 +88,6 @@ struct Problem {
   int64_t columns = 0;
   Resize rows_in, rows_out, columns_in, columns_out;  // to the native size, before the filters, and back
   int64_t chunk = 0, chunks = 0;  // channels of a chunk, chunks of an image
-  bool streams = false;  // results go past the cache, a chunk at a time
   const Local* local = nullptr;
   const float* spatial = nullptr;
   // Of the gradients only; the filters are flipped then.
@@ -340,9 +339,6 @@ EXPORT int dicenas_dim_conv(const void* x, const float* weight_channel, const fl
   set_resizes(a, false, memory += column_filters_size(a, kernel_size));
   threads = useful_threads(a, threads);
   set_chunks(a, kernel_size, 1, threads);
-  // Results this large leave the cache before they are read. A third of the time goes into fetching their lines, which
-  // are written a vector at a time, here and there.
-  a.streams = 3 * n * c * h * w * (dtype == DICENAS_FLOAT32 ? 4 : 2) >= 8 << 20;
   const Kernels kernels = kernels_for(dtype, kernel_size, w);
   parallel(threads, n * a.chunks, [&](int64_t begin, int64_t end) { kernels.dim_conv(a, begin, end); });
   return DICENAS_OK;

@@ -79,13 +79,29 @@ static inline __attribute__((always_inline)) void both_branches(const Problem& a
   if (resize_w) resized_branch<K, COLUMNS>(a, g, planes_w, memory, count, start_w, place_w);
 }
 
-// The three branches of a chunk of channels, `branch` elements from one to the next.
+// Where the input of an item begins: of a chunk of channels of an image. Null behind the last item.
+template <class T>
+static const T* input_of(const Problem& a, int64_t item, int64_t end) {
+  if (item >= end) return nullptr;
+  return (const T*)a.x + item / a.chunks * a.stride_n + item % a.chunks * a.chunk * a.stride_c;
+}
+
+// Fetches a channel of what is read or written later than its chunk's first branch, here and there or in bursts that
+// nothing else sees coming. There is time for it while the first branch of that channel is computed.
+template <class T>
+static inline void prefetch_channel(const T* chunk, int64_t stride_c, int64_t c, int64_t size) {
+  if (chunk) prefetch(chunk + c * stride_c, size);
+}
+
+// The three branches of a chunk of channels, `branch` elements from one to the next. `next` is the next item's input.
 template <class T, int K>
 static void dim_conv_chunk(const Problem& a, const Planes& g, const float* planes, float* memory, T* y, int64_t branch,
-                           int64_t first, int64_t count) {
+                           int64_t first, int64_t count, const T* next) {
   const int64_t size = a.h * a.w, row = a.w;
   Vector filter[K * K];
   for (int64_t c = 0; c < count; ++c) {
+    for (int b = 1; b < 3; ++b) prefetch_channel(y + b * branch, size, c, size);
+    prefetch_channel(next, a.stride_c, c, size);
     broadcast_filter<K>(filter, a.weight_channel + (first + c) * K * K, 1);
     for (int64_t i = 0; i < g.aligned_vectors(); ++i) {
       const int64_t start = g.tensor_start(i);
@@ -102,15 +118,17 @@ static void dim_conv_chunk(const Problem& a, const Planes& g, const float* plane
 }
 
 // Convolution and local fusion of a chunk of channels. `place(h, start)` gives the function that takes results (c, v)
-// of that row and column, rows in ascending order; `fused` holds a padded plane for each channel of the chunk.
-template <int K, class Place>
+// of that row and column, rows in ascending order; `fused` holds a padded plane for each channel of the chunk. begin(c)
+// comes before a channel of the first branch.
+template <int K, class Begin, class Place>
 static inline __attribute__((always_inline)) void local_chunk(const Problem& a, const Planes& g, const float* planes,
                                                               float* fused, float* memory, int64_t first,
-                                                              int64_t count, Place place) {
+                                                              int64_t count, Begin begin, Place place) {
   Vector filter[K * K];
   const Local* local = a.local + first;
   const int64_t plane = g.plane, row = g.row;
   for (int64_t c = 0; c < count; ++c) {
+    begin(c);
     const Local& k = local[c];
     broadcast_filter<K>(filter, a.weight_channel + (first + c) * K * K, k.scale[0]);
     const Vector weight = broadcast(k.weight[0]), negative = broadcast(k.negative[0]), shift = broadcast(k.shift_out);
@@ -149,21 +167,14 @@ static void dim_conv_items(const Problem& a, int64_t begin, int64_t end) {
   constexpr int R = K / 2;
   const Planes g(a.h, a.w, R);
   const int64_t map = a.h * a.w, size = (a.chunk + 2 * R) * g.plane;
-  const int64_t block = a.streams ? round_up(a.chunk * map, 16) : 0;
-  float* planes = padded_planes(scratch(size + 3 * block + resizing_size(a, R)), g, a.chunk + 2 * R);
-  T* const results = (T*)(planes + size);
-  float* memory = planes + size + 3 * block;
+  float* planes = padded_planes(scratch(size + resizing_size(a, R)), g, a.chunk + 2 * R);
+  float* memory = planes + size;
   for (int64_t item = begin; item < end; ++item) {
     const int64_t n = item / a.chunks, first = item % a.chunks * a.chunk, count = min_of(a.chunk, a.c - first);
     load_planes(planes, g, image_of<T>(a, n), first - R, first + count + R);
     T* const y = (T*)a.y + (n * 3 * a.c + first) * map;
-    const float* const x = planes + R * g.plane + g.origin;
-    if (!a.streams) {
-      dim_conv_chunk<T, K>(a, g, x, memory, y, a.c * map, first, count);
-      continue;
-    }
-    dim_conv_chunk<T, K>(a, g, x, memory, results, block, first, count);
-    for (int b = 0; b < 3; ++b) stream(y + b * a.c * map, results + b * block, count * map * (int64_t)sizeof(T));
+    dim_conv_chunk<T, K>(a, g, planes + R * g.plane + g.origin, memory, y, a.c * map, first, count,
+                         input_of<T>(a, item + 1, end));
   }
 }
 
@@ -178,7 +189,12 @@ static void local_items(const Problem& a, int64_t begin, int64_t end) {
     const int64_t n = item / a.chunks, first = item % a.chunks * a.chunk, count = min_of(a.chunk, a.c - first);
     load_planes(planes, g, image_of<T>(a, n), first - R, first + count + R);
     T* y = (T*)a.y + (n * a.c + first) * size;
+    const T* const next = input_of<T>(a, item + 1, end);
     local_chunk<K>(a, g, planes + R * g.plane + g.origin, fused + g.origin, memory, first, count,
+                   [=, &a](int64_t c) {
+                     prefetch_channel(y, size, c, size);
+                     prefetch_channel(next, a.stride_c, c, size);
+                   },
                    [=](int64_t h, int64_t start) { return ColumnStore<T>(y, h * row + start, row, size); });
   }
 }
@@ -194,7 +210,9 @@ static void unit_local(const Problem& a, int64_t n, int64_t begin, int64_t end, 
     const int64_t first = item * a.chunk, count = min_of(a.chunk, a.c - first);
     load_planes(planes, g, image_of<T>(a, n), first - R, first + count + R);
     float* map = maps + first * out.plane + out.origin;
+    const T* const next = item + 1 < end ? (const T*)a.x + n * a.stride_n + (first + a.chunk) * a.stride_c : nullptr;
     local_chunk<K>(a, g, planes + R * g.plane + g.origin, fused + g.origin, memory, first, count,
+                   [=, &a](int64_t c) { prefetch_channel(next, a.stride_c, c, a.h * a.w); },
                    [=](int64_t h, int64_t start) {
                      float* at = map + h * out.row + start;
                      return [=](int64_t c, Vector v) { store(at + c * out.plane, v); };
@@ -254,6 +272,7 @@ static void grad_input_chunk(const Problem& a, const Planes& g, const float* con
   const int64_t size = a.h * a.w, plane = g.plane, row = g.row, w = a.w;
   Vector filter[K * K];
   for (int64_t c = 0; c < count; ++c) {
+    prefetch_channel(out, size, c, size);
     broadcast_filter<K>(filter, a.weight_channel + (first + c) * K * K, 1);
     for (int64_t i = 0; i < g.aligned_vectors(); ++i) {
       const int64_t at = c * plane + g.aligned_start(i);

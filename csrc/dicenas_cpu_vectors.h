@@ -102,22 +102,10 @@ static inline Vector weighted_prelu(Vector v, Vector weight, Vector negative) {
 #endif
 }
 
-// Copies past the cache what nobody reads soon: lines that are written whole need not be fetched first.
-static void stream(void* to, const void* from, int64_t bytes) {
-#if defined(__x86_64__)
-  char* out = (char*)to;
-  const char* in = (const char*)from;
-  const int64_t head = min_of(bytes, (int64_t)(-(uintptr_t)out & 63));
-  memcpy(out, in, head);
-  int64_t i = head;
-  for (; i + 64 <= bytes; i += 64)
-    for (int64_t k = i; k < i + 64; k += 16)
-      _mm_stream_si128((__m128i*)(out + k), _mm_loadu_si128((const __m128i*)(in + k)));
-  memcpy(out + i, in + i, bytes - i);
-  _mm_sfence();
-#else
-  memcpy(to, from, bytes);
-#endif
+// Fetches lines into the cache that are written later, here and there, where nothing else would see them coming.
+template <class T>
+static inline void prefetch(const T* at, int64_t count) {
+  for (int64_t i = 0; i < count; i += 64 / (int64_t)sizeof(T)) __builtin_prefetch(at + i, 1, 2);
 }
 
 static inline float sum_lanes(Vector v) {

@@ -75,7 +75,7 @@ def test_no_access_outside_the_buffers(isa: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("before", "after"),
     [
-        ("3 * block + resizing_size(a, R)", "3 * block"),
+        ("scratch(size + resizing_size(a, R))", "scratch(size)"),
         ("if (offset + LANES <= size) store", "if (offset < size) store"),
         ("store_first(pooled + at, all, count)", "store(pooled + at, all)"),
         ("size = (h + 2) * row + LANES", "size = (h + 1) * row"),
