@@ -268,11 +268,12 @@ static int64_t unit_map_size(const Problem& a) { return a.c * Planes(a.h, a.w, 1
 // padded plane for each channel.
 template <class T, int K>
 static void grad_input_chunk(const Problem& a, const Planes& g, const float* const* planes, float* sum, float* memory,
-                             T* out, int64_t first, int64_t count) {
+                             T* out, int64_t first, int64_t count, const T* next) {
   const int64_t size = a.h * a.w, plane = g.plane, row = g.row, w = a.w;
   Vector filter[K * K];
   for (int64_t c = 0; c < count; ++c) {
     prefetch_channel(out, size, c, size);
+    for (int b = 0; b < 3; ++b) prefetch_channel(next ? next + b * a.c * size : next, size, c, size);
     broadcast_filter<K>(filter, a.weight_channel + (first + c) * K * K, 1);
     for (int64_t i = 0; i < g.aligned_vectors(); ++i) {
       const int64_t at = c * plane + g.aligned_start(i);
@@ -357,8 +358,14 @@ static void backward_items(const Problem& a, int64_t begin, int64_t end) {
         load_planes(x, g, image_of<T>(a, n), first - R, first + count + R);
         grad_weight_chunk<K>(a, g, x + at, grads_at, memory, sums, count);
       }
+      // The gradients that come next: of the same channels in the next image or, behind the group, of the next item.
+      const bool last = n + 1 == min_of((group + 1) * a.group, a.n);
+      const int64_t next_n = last ? (item + 1) / a.chunks * a.group : n + 1;
+      const int64_t next_first = last ? (item + 1) % a.chunks * a.chunk : first;
+      const T* const next = (const T*)a.grad + (3 * next_n * a.c + next_first) * size;
       if (a.grad_x)
-        grad_input_chunk<T, K>(a, g, grads_at, sum, memory, (T*)a.grad_x + (n * a.c + first) * size, first, count);
+        grad_input_chunk<T, K>(a, g, grads_at, sum, memory, (T*)a.grad_x + (n * a.c + first) * size, first, count,
+                               last && item + 1 >= end ? nullptr : next);
     }
     if (!a.weight_sums) continue;
     float* out = a.weight_sums + item * (a.chunk + a.native_h + a.native_w) * TAPS;

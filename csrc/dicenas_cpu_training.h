@@ -66,6 +66,7 @@ static inline Pack<S> prelu(Pack<S> v, Pack<S> slope) {
 template <class S>
 static void gather(S* out, const S* in, int64_t images, int64_t stride, int64_t size) {
   for (int64_t n = 0; n < images; ++n, in += stride, out += size) {
+    prefetch(in + size, size);  // of the next channel, which is soon wanted
     if (size < LANES) {
       for (int64_t i = 0; i < size; ++i) out[i] = in[i];
       continue;
@@ -73,6 +74,12 @@ static void gather(S* out, const S* in, int64_t images, int64_t stride, int64_t 
     for (int64_t i = 0; i + LANES <= size; i += LANES) store(out + i, load(in + i));
     store(out + size - LANES, load(in + size - LANES));
   }
+}
+
+// For a channel that is scattered when it is computed.
+template <class S>
+static void prefetch_images(const S* at, int64_t images, int64_t stride, int64_t size) {
+  for (int64_t n = 0; n < images; ++n) prefetch(at + n * stride, size);
 }
 
 template <class S>
@@ -168,6 +175,7 @@ static void norm_act_items(const dicenas_training& a, int64_t begin, int64_t end
   S* x = scratch_of<S>(1, row_size(a));
   for (int64_t c = begin; c < end; ++c) {
     gather(x, (const S*)a.x + c * size, a.n, stride, size);
+    prefetch_images((const S*)a.y + c * size, a.n, stride, size);
     const Channel<S> k = measure(a.norm, c, x, count);
     for (int64_t i = 0; i < count; i += LANES) store(x + i, prelu<S>(k.normalised(load(x + i)), k.slope));
     scatter((S*)a.y + c * size, x, a.n, stride, size);
@@ -181,6 +189,7 @@ static void norm_act_backward_items(const dicenas_training& a, int64_t begin, in
   for (int64_t c = begin; c < end; ++c) {
     gather(x, (const S*)a.x + c * size, a.n, stride, size);
     gather(grad, (const S*)a.grad + c * size, a.n, stride, size);
+    prefetch_images((const S*)a.grad_x + c * size, a.n, stride, size);
     norm_act_gradient(a.norm, Channel<S>(a.norm, c, count), x, grad);
     scatter((S*)a.grad_x + c * size, grad, a.n, stride, size);
   }
@@ -221,6 +230,7 @@ static void local_fusion_items(const dicenas_training& a, int64_t begin, int64_t
   S *x = scratch_of<S>(4, row), *fused = x + 3 * row;
   for (int64_t c = begin; c < end; ++c) {
     gather_branches(x, a, c);
+    prefetch_images((const S*)a.y + c * size, a.n, a.c * size, size);
     for (int b = 0; b < 3; ++b) measure(a.norm, b * a.c + c, x + b * row, count);
     const Branches<S> branches(a, c);
     for (int64_t i = 0; i < count; i += LANES) store(fused + i, branches.fused(x, row, i));
@@ -243,6 +253,7 @@ static void local_fusion_backward_items(const dicenas_training& a, int64_t begin
   for (int64_t c = begin; c < end; ++c) {
     gather_branches(x, a, c);
     const Branches<S> branches(a, c);
+    for (int b = 0; b < 3; ++b) prefetch_images((const S*)a.grad_x + (b * a.c + c) * size, a.n, 3 * a.c * size, size);
     for (int64_t i = 0; i < count; i += LANES) store(fused + i, branches.fused(x, row, i));
     gather(grad, (const S*)a.grad + c * size, a.n, a.c * size, size);
     for (int64_t n = 0; n < a.n; ++n) {
@@ -310,8 +321,10 @@ static void depthwise_items(const dicenas_training& a, int64_t begin, int64_t en
     broadcast_filter<K>(filter, (const S*)a.filter + c * K * K, 1);
     for (int64_t n = 0; n < a.n; ++n) {
       load_plane(plane, g, channel_image<S>(a.x, a, n), c);
+      prefetch((const S*)a.x + (n * a.c + c + 1) * size, size);
       depthwise<S, K>(plane, g, filter, values + n * size);
     }
+    prefetch_images((const S*)a.y + c * size, a.n, a.c * size, size);
     const Channel<S> k = measure(a.norm, c, values, count);
     for (int64_t n = 0; n < a.n; ++n) {
       const Pack<S> gate = broadcast(a.gate ? ((const S*)a.gate)[n * a.c + c] : (S)1);
@@ -341,9 +354,11 @@ static void depthwise_backward_items(const dicenas_training& a, int64_t begin, i
     for (int t = 0; t < TAPS; ++t) flipped[t] = filter[TAPS - 1 - t];
     for (int64_t n = 0; n < a.n; ++n) {
       load_plane(plane, g, channel_image<S>(a.x, a, n), c);
+      prefetch((const S*)a.x + (n * a.c + c + 1) * size, size);
       depthwise<S, K>(plane, g, filter, values + n * size);
     }
     gather(grad, (const S*)a.grad + c * size, a.n, a.c * size, size);
+    prefetch_images((const S*)a.grad_x + c * size, a.n, a.c * size, size);
     const Channel<S> k(a.norm, c, count);
     if (a.gate)
       for (int64_t n = 0; n < a.n; ++n) {
