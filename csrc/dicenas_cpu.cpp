@@ -450,7 +450,7 @@ EXPORT int dicenas_dice_unit(const void* x, const float* weight_channel, const f
       parallel(members, a.chunks,
                [&](int64_t begin, int64_t end) { kernels.unit_local(a, i, begin, end, maps, means); });
       kernels.multiply(gate_reduce, means, squeezed, c, hidden);
-      for (int64_t r = 0; r < squeezed; ++r) hidden[r] = hidden[r] > 0 ? hidden[r] : 0;
+      for (int64_t r = 0; r < squeezed; ++r) hidden[r] = hidden[r] < 0 ? 0 : hidden[r];  // NaN stays
       kernels.multiply(gate_expand, hidden, c, squeezed, gates);
       for (int64_t k = 0; k < c; ++k) gates[k] = 1 / (1 + __builtin_expf(-gates[k]));
       parallel(members, c, [&](int64_t begin, int64_t end) { kernels.unit_spatial(a, i, begin, end, maps, gates); });

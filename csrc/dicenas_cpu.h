@@ -2,7 +2,7 @@
 //
 // Tensors are raw pointers with sizes (n, c, h, w); the input also has strides in elements, outputs are contiguous.
 // Weights, their gradients and the folded constants are float32 whatever the data type of the tensors is. All
-// functions return 0, or a negative code when an argument is out of range (no pointer is touched then).
+// functions return 0, or a negative code when an argument is out of range (no tensor is touched then).
 #pragma once
 #include <stdint.h>
 
@@ -11,7 +11,7 @@ extern "C" {
 #endif
 
 enum dicenas_dtype { DICENAS_FLOAT32 = 0, DICENAS_FLOAT16 = 1, DICENAS_BFLOAT16 = 2, DICENAS_FLOAT64 = 3 };
-enum dicenas_status { DICENAS_OK = 0, DICENAS_BAD_ARGUMENT = -1, DICENAS_NO_MEMORY = -2 };
+enum dicenas_status { DICENAS_OK = 0, DICENAS_BAD_ARGUMENT = -1 };
 
 // Raised whenever a signature below changes; the loader refuses a library of another version.
 #define DICENAS_ABI_VERSION 5

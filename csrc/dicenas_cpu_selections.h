@@ -20,8 +20,8 @@ const ChannelOfMap* find_channels(const dicenas_selection& x, int dtype) {
 }  // namespace
 
 EXPORT int dicenas_select_channels(const dicenas_selection* x, void* y, int dtype, int threads) {
-  const ChannelOfMap* const channels = find_channels(*x, dtype);
-  if (!channels || threads <= 0) return DICENAS_BAD_ARGUMENT;
+  const ChannelOfMap* const channels = threads > 0 ? find_channels(*x, dtype) : nullptr;
+  if (!channels) return DICENAS_BAD_ARGUMENT;
   const int64_t bytes = dtype == DICENAS_FLOAT32 ? 4 : 2, size = x->size * bytes, c = x->c;
   threads = (int)max_of(1, min_of(threads, x->n * c * size / 65536));
   parallel(threads, x->n * c, [=](int64_t begin, int64_t end) {
@@ -35,8 +35,8 @@ EXPORT int dicenas_select_channels(const dicenas_selection* x, void* y, int dtyp
 
 EXPORT int dicenas_pointwise(const dicenas_selection* x, const float* weight, const float* bias, const float* slope,
                              void* y, int64_t out_channels, int dtype, int threads) {
-  const ChannelOfMap* const channels = find_channels(*x, dtype);
-  if (!channels || out_channels <= 0 || threads <= 0) return DICENAS_BAD_ARGUMENT;
+  const ChannelOfMap* const channels = out_channels > 0 && threads > 0 ? find_channels(*x, dtype) : nullptr;
+  if (!channels) return DICENAS_BAD_ARGUMENT;
   const int64_t n = x->n, c = x->c, size = x->size;
   Pointwise a = {channels, weight, bias, slope, y, n, c, out_channels, size, size, out_channels, 1};
   const Kernels kernels = kernels_for(dtype, 3, size);
@@ -59,8 +59,9 @@ EXPORT int dicenas_pointwise(const dicenas_selection* x, const float* weight, co
 
 EXPORT int dicenas_downsample(const dicenas_selection* x, int64_t h, int64_t w, const float* constants, void* convolved,
                               void* pooled, int dtype, int threads) {
-  const ChannelOfMap* const channels = find_channels(*x, dtype);
-  if (!channels || h <= 0 || w <= 0 || h * w != x->size || threads <= 0) return DICENAS_BAD_ARGUMENT;
+  const bool sizes = h > 0 && w > 0 && h * w == x->size && threads > 0;
+  const ChannelOfMap* const channels = sizes ? find_channels(*x, dtype) : nullptr;
+  if (!channels) return DICENAS_BAD_ARGUMENT;
   const Downsample a = {channels, constants, convolved, pooled, x->c, h, w};
   const Kernels kernels = kernels_for(dtype, 3, (w + 1) / 2);
   threads = (int)max_of(1, min_of(threads, x->n * x->c * x->size / 16384));

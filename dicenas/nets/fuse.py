@@ -12,6 +12,7 @@ from dicenas.nets.backbone import Network
 from dicenas.nets.fused import (
     LINEAR_BY_PIECES,
     FusedClassifier,
+    FusedDepthwise,
     FusedDiCE,
     FusedPointwise,
     affine,
@@ -19,7 +20,7 @@ from dicenas.nets.fused import (
 )
 from dicenas.nets.fused_shuffle import FusedShuffleStages, FusedShuffleUnits
 from dicenas.nets.shufflenetv2 import GroupedClassifier
-from dicenas.ops import ChannelShuffle, ConvNormAct, DiCE, ShapedConvNormAct
+from dicenas.ops import ChannelShuffle, ConvNormAct, DiCE, PooledShuffleUnit, ShapedConvNormAct, StridedDiCE
 from dicenas.ops.mixed import MixedSeparableConv
 
 __all__ = ["fuse_for_inference"]
@@ -36,7 +37,7 @@ def _can_fuse(unit: DiCE) -> bool:
 def _replacement(module: nn.Module) -> nn.Module | None:
     if isinstance(module, DiCE) and _can_fuse(module):
         return FusedDiCE(module)
-    if type(module) is GroupedClassifier:
+    if isinstance(module, GroupedClassifier) and FusedClassifier.fits(module):
         return FusedClassifier(module)
     if isinstance(module, ShapedConvNormAct):
         return nn.Sequential(fuse_conv_bn_eval(module.conv, module.norm), module.act)
@@ -64,9 +65,17 @@ def _pool_before_activating(layers: nn.Sequential) -> None:
     for i, (layer, pool) in enumerate(pairwise(layers)):
         if not isinstance(layer, ConvNormAct) or type(pool) is not nn.MaxPool2d:
             continue
-        if isinstance(layer.act, LINEAR_BY_PIECES) and (slopes(layer.act, layer.conv.out_channels) >= 0).all():
+        if layer.conv.weight.is_meta or not isinstance(layer.act, LINEAR_BY_PIECES):
+            continue
+        if (slopes(layer.act, layer.conv.out_channels) >= 0).all():
             layers[i + 1] = nn.Sequential(pool, layer.act)
             layer.act = nn.Identity()
+
+
+def _fold_downsampling(unit: StridedDiCE | PooledShuffleUnit) -> None:
+    """Fold the convolution that the left branch begins with into what a kernel takes together with the pooling."""
+    if type(unit.left) is nn.Sequential and len(unit.left) and FusedDepthwise.fits(unit.left[0]):
+        unit.left[0] = FusedDepthwise(unit.left[0])  # type: ignore[arg-type]
 
 
 def _fuse(module: nn.Module) -> nn.Module:
@@ -79,11 +88,18 @@ def _fuse(module: nn.Module) -> nn.Module:
         _pool_before_activating(module.stem)  # elsewhere somebody may take the map between the two
     if isinstance(module, MixedSeparableConv) and isinstance(module.norm, nn.BatchNorm2d):
         _fold_mixed(module, module.norm)
+    if isinstance(module, StridedDiCE | PooledShuffleUnit):
+        _fold_downsampling(module)
     for name, child in module.named_children():
         setattr(module, name, _fuse(child))
-    if type(module) is not nn.Sequential:
-        return FusedShuffleUnits.of([module]) or module
-    return FusedShuffleStages.of(module) or FusedShuffleUnits.of(module) or module
+    joined = None
+    if type(module) is nn.Sequential:
+        joined = FusedShuffleStages.of(module) or FusedShuffleUnits.of(module)
+    if joined is not None:
+        return joined
+    for name, child in module.named_children():
+        setattr(module, name, FusedShuffleUnits.of([child]) or child)
+    return module
 
 
 def fuse_for_inference(net: nn.Module) -> nn.Module:
@@ -97,6 +113,7 @@ def fuse_for_inference(net: nn.Module) -> nn.Module:
         net: Any network. It is left as it is, in the mode in which it is.
     """
     fused = _fuse(copy.deepcopy(net).eval())
+    fused = FusedShuffleUnits.of([fused]) or fused
     for parameter in fused.parameters():
         parameter.requires_grad_(False)
     return fused.eval()

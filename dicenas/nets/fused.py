@@ -13,6 +13,7 @@ from dicenas.ops import ConvNormAct, DiCE, dim_conv, kernels
 __all__ = [
     "LINEAR_BY_PIECES",
     "FusedClassifier",
+    "FusedDepthwise",
     "FusedDiCE",
     "FusedPointwise",
     "affine",
@@ -60,16 +61,15 @@ def _fused_unit(
     dilation: tuple[int, int, int],
     local: Tensor,
     spatial: Tensor,
-    conv: tuple[Tensor, Tensor, Tensor],
     gate: tuple[Tensor, Tensor],
     groups: int,
 ) -> Tensor:
-    """Run a folded DiCE unit; ``spatial`` holds what ``conv``, its weight, bias and slope, does where depth-wise."""
+    """Run a folded DiCE unit, whose spatial convolution is :func:`_constants`."""
     fused = kernels.qualifies(x, *filters, dilation) and x.dtype == local.dtype and not _differentiable(x)
     if fused and groups == spatial.shape[0] == local.shape[0] and x.device.type == "cpu":
         return kernels.dice_unit(x, *filters, local, spatial, *gate)
     x = kernels.dim_conv_local(x, *filters, local) if fused else _fuse_branches(dim_conv(x, *filters, dilation), local)
-    weight, bias, slope = conv
+    weight, bias, slope = _of_constants(spatial, 3)
     scale = F.linear(F.relu(F.linear(x.mean((2, 3)), gate[0])), gate[1])
     x = F.conv2d(x, weight, bias, padding=1, groups=groups)
     return _leaky(x, slope) * torch.sigmoid(scale)[:, :, None, None]
@@ -88,6 +88,17 @@ def runs_on_the_cpu(x: Tensor, weight: Tensor) -> bool:
     """Whether the CPU kernels of inference take an input and weights here."""
     suits = x.device.type == "cpu" and x.dtype == weight.dtype and x.dtype in kernels.DTYPES and not _differentiable(x)
     return suits and kernels.available("cpu") and not kernels.exporting()
+
+
+def _constants(conv: nn.Conv2d, slope: Tensor) -> Tensor:
+    """A row for each channel of a convolution's output: its weights, bias, and slope for negative values."""
+    assert conv.bias is not None
+    columns = conv.weight.detach().flatten(1), conv.bias.detach()[:, None], slope.detach().to(conv.bias)[:, None]
+    return torch.cat(columns, 1)
+
+
+def _of_constants(constants: Tensor, kernel_size: int) -> tuple[Tensor, Tensor, Tensor]:
+    return constants[:, :-2].unflatten(1, (-1, kernel_size, kernel_size)), constants[:, -2], constants[:, -1]
 
 
 def _fused_pointwise(x: Tensor, weight: Tensor, bias: Tensor, slope: Tensor) -> Tensor:
@@ -113,9 +124,6 @@ class FusedDiCE(nn.Module):
     weight_width: Tensor
     weight_height: Tensor
     local: Tensor
-    spatial_weight: Tensor
-    spatial_bias: Tensor
-    spatial_slope: Tensor
     spatial: Tensor
     gate_reduce: Tensor
     gate_expand: Tensor
@@ -141,19 +149,14 @@ class FusedDiCE(nn.Module):
         self.register_buffer("weight_width", unit.dim_conv.weight_width.detach().clone())
         self.register_buffer("weight_height", unit.dim_conv.weight_height.detach().clone())
         self.register_buffer("local", local.to(like.dtype))
-        self.register_buffer("spatial_weight", conv.weight.detach().clone())
-        self.register_buffer("spatial_bias", conv.bias.detach().clone())
-        self.register_buffer("spatial_slope", slope_spatial.detach().to(like).clone())
-        constants = (self.spatial_weight.flatten(1), self.spatial_bias[:, None], self.spatial_slope[:, None])
-        self.register_buffer("spatial", torch.cat(constants, 1), persistent=False)
+        self.register_buffer("spatial", _constants(conv, slope_spatial))
         self.register_buffer("gate_reduce", fuse.gate_reduce.weight.detach().flatten(1).clone())
         self.register_buffer("gate_expand", fuse.gate_expand.weight.detach().flatten(1).clone())
 
     def forward(self, x: Tensor) -> Tensor:
         filters = (self.weight_channel, self.weight_width, self.weight_height)
-        conv = (self.spatial_weight, self.spatial_bias, self.spatial_slope)
         gate = (self.gate_reduce, self.gate_expand)
-        return _fused_unit(x, filters, self.dilation, self.local, self.spatial, conv, gate, self.groups)
+        return _fused_unit(x, filters, self.dilation, self.local, self.spatial, gate, self.groups)
 
 
 class FusedPointwise(nn.Module):
@@ -178,6 +181,34 @@ class FusedPointwise(nn.Module):
         return _fused_pointwise(x, self.weight, self.bias, self.slope)
 
 
+class FusedDepthwise(nn.Module):
+    """A depth-wise convolution with folded normalisation and activation: ``(N, C, H, W)`` to ``(N, C, H', W')``."""
+
+    constants: Tensor
+
+    def __init__(self, layer: ConvNormAct) -> None:
+        super().__init__()
+        conv = fuse_conv_bn_eval(layer.conv, layer.norm)
+        self.kernel_size, self.stride = conv.kernel_size[0], conv.stride[0]
+        self.register_buffer("constants", _constants(conv, slopes(layer.act, conv.out_channels)))
+
+    @staticmethod
+    def fits(layer: nn.Module) -> bool:
+        """Whether it can stand for a layer: a depth-wise convolution that pads by half of its kernel, and no more."""
+        if type(layer) is not ConvNormAct or not isinstance(layer.act, LINEAR_BY_PIECES):
+            return False
+        conv = layer.conv
+        size, stride = conv.kernel_size[0], conv.stride[0]
+        square = conv.kernel_size == (size, size) and conv.stride == (stride, stride) and conv.dilation == (1, 1)
+        padded = conv.padding == (size // 2, size // 2) and conv.padding_mode == "zeros"
+        return square and padded and conv.groups == conv.in_channels == conv.out_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight, bias, slope = _of_constants(self.constants, self.kernel_size)
+        y = F.conv2d(x, weight, bias, self.stride, self.kernel_size // 2, groups=len(weight))
+        return _leaky(y, slope)
+
+
 class FusedClassifier(nn.Module):
     """DiCENet's head in inference, ``(N, C, H, W)`` to ``(N, num_classes)``: means, and one matrix.
 
@@ -190,12 +221,23 @@ class FusedClassifier(nn.Module):
     def __init__(self, head: GroupedClassifier) -> None:
         super().__init__()
         expand, classifier = head.expand, head.classifier
-        assert classifier.bias is not None
         groups = classifier.weight.detach().double().flatten(1).chunk(expand.groups, 1)
         expanding = expand.weight.detach().double().flatten(1).chunk(expand.groups)
         weight = torch.cat([group @ rows for group, rows in zip(groups, expanding, strict=True)], 1)
         self.register_buffer("weight", weight.to(classifier.weight.dtype))
-        self.register_buffer("bias", classifier.bias.detach().clone())
+        self.register_buffer("bias", classifier.bias.detach().clone())  # type: ignore[union-attr]
+
+    @staticmethod
+    def fits(head: GroupedClassifier) -> bool:
+        """Whether it can stand for a head: one that is as its class made it."""
+        if type(head) is not GroupedClassifier or type(head.dropout) not in (nn.Dropout, nn.Identity):
+            return False
+        expand, classifier = head.expand, head.classifier
+        linear = all(
+            type(conv) is nn.Conv2d and conv.kernel_size == conv.stride == (1, 1) and conv.padding == (0, 0)
+            for conv in (expand, classifier)
+        )
+        return linear and expand.bias is None and classifier.groups == 1 and classifier.bias is not None
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x.mean((2, 3)), self.weight, self.bias)

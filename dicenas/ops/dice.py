@@ -68,11 +68,6 @@ class DimFuse(nn.Module):
         x = self.local(self.shuffle(x))
         return self.fuse_globally(x, x.mean((2, 3), keepdim=True))
 
-    def has_plain_local_fusion(self) -> bool:
-        """Whether local fusion of three branches does what its modules' classes do, without hooks and replacements."""
-        shuffle = self.shuffle
-        return is_plain(shuffle, ChannelShuffle) and shuffle.groups == 3 and is_plain(self.local, ConvNormAct)
-
     def fuse_globally(self, x: Tensor, means: Tensor) -> Tensor:
         """Return the global fusion of ``(N, C, H, W)``, whose means over H and W ``(N, C, 1, 1)`` are known."""
         gate = torch.sigmoid(self.gate_expand(self.gate_act(self.gate_reduce(means))))
@@ -148,24 +143,37 @@ class DiCE(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        fuse = self.dim_fuse
-        # In training the kernels may cross the modules, if calling these would do nothing else.
-        crossing = self.training and is_plain(fuse, DimFuse) and fuse.has_plain_local_fusion()
-        if crossing and is_plain(fuse.spatial, ConvNormAct):
-            gate = (fuse.gate_reduce, fuse.gate_act, fuse.gate_expand)
-            layers = [(layer.conv, layer.norm, layer.act) for layer in (fuse.local, fuse.spatial)]
-            y = dice_unit(x, self.dim_conv, self.norm, self.act, layers[0], gate, layers[1])
+        if is_plain(self.dim_fuse, DimFuse):
+            y = _across_modules(self, x)
             if y is not None:
                 return y
         x = self.dim_conv(x)
-        if crossing:
-            local = fuse.local
-            fused = local_fusion(x, self.norm, self.act, local.conv, local.norm, local.act)
-            if fused is not None:
-                return fuse.fuse_globally(*fused)
         x = self.norm(x)  # under one name, so that each map of 3C channels goes as soon as the next is there
         x = self.act(x)
-        return fuse(x)
+        return self.dim_fuse(x)
+
+
+def _across_modules(unit: DiCE, x: Tensor) -> Tensor | None:
+    """Run a unit in training by kernels that cross its modules, or return ``None`` where these might do something else."""
+    fuse, local = unit.dim_fuse, unit.dim_fuse.local
+    shuffle = fuse.shuffle
+    plain = is_plain(shuffle, ChannelShuffle) and shuffle.groups == 3 and is_plain(local, ConvNormAct)
+    if not plain or not unit.training:
+        return None
+    spatial = fuse.spatial
+    if is_plain(spatial, ConvNormAct):
+        gate = (fuse.gate_reduce, fuse.gate_act, fuse.gate_expand)
+        layers = [(layer.conv, layer.norm, layer.act) for layer in (local, spatial)]
+        y = dice_unit(x, unit.dim_conv, unit.norm, unit.act, layers[0], gate, layers[1])
+        if y is not None:
+            return y
+    x = unit.dim_conv(x)
+    fused = local_fusion(x, unit.norm, unit.act, local.conv, local.norm, local.act)
+    if fused is not None:
+        return fuse.fuse_globally(*fused)
+    x = unit.norm(x)
+    x = unit.act(x)
+    return fuse(x)
 
 
 @special_slices.register

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dicenas.ops import kernels
 from dicenas.ops.slicing import Positions, row_positions, special_slices
 
-__all__ = ["DimConv", "dim_conv", "dim_conv_reference", "resize_matrix"]
+__all__ = ["DimConv", "dim_conv", "dim_conv_reference", "resize_matrix", "runs_by_kernels"]
 
 
 def resize_matrix(source: int, target: int, like: Tensor) -> Tensor:
@@ -108,6 +108,17 @@ def dim_conv(
     return dim_conv_reference(x, weight_channel, weight_width, weight_height, dilation)
 
 
+def runs_by_kernels(conv: DimConv, x: Tensor) -> bool:
+    """Whether a module's input ``(N, C, H, W)`` goes through the fused kernels here.
+
+    Raises:
+        ValueError: As in calling the module.
+    """
+    filters = conv.weight_channel, conv.weight_width, conv.weight_height
+    _check(x, *filters, conv.dilation)
+    return kernels.qualifies(x, *filters, conv.dilation)
+
+
 # For torch.fx it is one call: sizes, and with them the kernel, are known when the traced program runs.
 torch.fx.wrap("dim_conv")
 
@@ -174,16 +185,6 @@ class DimConv(nn.Module):
         """Draw the filters as the published network does: Kaiming normal, fan-out, groups not considered."""
         for weight in (self.weight_channel, self.weight_width, self.weight_height):
             nn.init.kaiming_normal_(weight, mode="fan_out")
-
-    def takes(self, x: Tensor) -> bool:
-        """Whether an input ``(N, C, H, W)`` goes through the fused kernels here.
-
-        Raises:
-            ValueError: As in calling the module.
-        """
-        filters = self.weight_channel, self.weight_width, self.weight_height
-        _check(x, *filters, self.dilation)
-        return kernels.qualifies(x, *filters, self.dilation)
 
     def forward(self, x: Tensor) -> Tensor:
         return dim_conv(x, self.weight_channel, self.weight_width, self.weight_height, self.dilation)

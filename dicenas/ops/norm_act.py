@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
 from dicenas.ops import kernels
-from dicenas.ops.dim_conv import DimConv
+from dicenas.ops.dim_conv import DimConv, runs_by_kernels
 
 __all__ = ["conv_norm_act", "dice_unit", "is_plain", "local_fusion", "norm_act"]
 
@@ -182,7 +182,7 @@ def dice_unit(
         return None
     channels, squeezed = x.shape[1], getattr(reduce, "out_channels", 0)
     if not (
-        dim_conv.takes(x)
+        runs_by_kernels(dim_conv, x)
         and is_plain(spatial_conv, nn.Conv2d)
         and _is_depthwise(spatial_conv)
         and spatial_conv.kernel_size == (3, 3)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from random import Random
 
 import pytest
@@ -7,18 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from dicenas import fuse_for_inference
-from dicenas.nets import (
-    FusedDiCE,
-    ShuffleNetV2,
-    ShuffleUnit,
-    StridedShuffleUnit,
-    build,
-    dicenet,
-    get_backbone,
-    list_backbones,
-)
-from dicenas.nets.fused_shuffle import FusedShuffleStages, FusedShuffleUnits
-from dicenas.ops import DiCE, PooledShuffleUnit, SeparableConv, SqueezeExcitation, StridedDiCE, kernels
+from dicenas.nets import FusedDiCE, ShuffleNetV2, build, dicenet, get_backbone, list_backbones
+from dicenas.nets.shufflenetv2 import GroupedClassifier
+from dicenas.ops import DiCE, SqueezeExcitation, StridedDiCE, kernels
 from dicenas.ops.mixed import MixedSeparableConv
 from dicenas.space import SpaceSpec
 
@@ -113,102 +105,6 @@ def test_network(batch: int, threads: int) -> None:
     torch.set_num_threads(1)
 
 
-def shuffle_units(*, op: str = "dice_k3", activation: str = "prelu", kernel_size: int = 3) -> nn.Sequential:
-    """Two stages, of which the first begins with DiCENet's down-sampling unit and the second with ShuffleNetV2's."""
-    build_op = {
-        "dice_k3": lambda c, size: DiCE(c, c, size, kernel_size, activation=activation),
-        "separable": lambda c, size: SeparableConv(c, c, activation=activation),
-    }[op]
-    return nn.Sequential(
-        nn.Sequential(
-            StridedDiCE(7, (8, 7), activation=activation),
-            ShuffleUnit(14, 18, build_op(11, (8, 7)), activation),
-            ShuffleUnit(18, 18, build_op(9, (8, 7)), activation),
-        ),
-        nn.Sequential(
-            StridedShuffleUnit(18, 22, SeparableConv(11, 11, stride=2, activation=activation), activation),
-            ShuffleUnit(22, 22, build_op(11, (4, 4)), activation),
-        ),
-        nn.Sequential(
-            PooledShuffleUnit(22, build_op(22, (2, 2)), activation=activation),
-        ),
-    )
-
-
-@pytest.mark.parametrize(
-    ("options", "joined"),
-    [
-        ({}, True),
-        ({"op": "separable"}, True),
-        ({"activation": "relu", "kernel_size": 5}, True),
-        ({"activation": "hardswish"}, False),  # the point-wise convolutions stay what they are
-    ],
-)
-@pytest.mark.parametrize("threads", [1, 2])
-def test_channels_stay_where_they_are(options: dict[str, object], joined: bool, threads: int) -> None:
-    net = randomise(shuffle_units(**options)).eval()  # type: ignore[arg-type]
-    fused = fuse_for_inference(net)
-    assert isinstance(fused, FusedShuffleStages) == joined
-    assert all(isinstance(stage, FusedShuffleUnits) == joined for stage in fused)
-    torch.set_num_threads(threads)
-    for n, size in ((2, (16, 14)), (1, (15, 21)), (0, (16, 14))):
-        x = torch.randn(n, 7, *size)
-        with torch.no_grad():
-            y = expected = x
-            for stage, own in zip(net, fused, strict=True):  # each by itself takes and gives a map
-                expected, y = stage(expected), own(y)
-                assert y.shape == expected.shape
-                assert n == 0 or difference(y, expected) < 1e-5
-            assert n == 0 or difference(fused(x), expected) < 1e-5
-    torch.set_num_threads(1)
-    again = fuse_for_inference(fused)
-    assert torch.equal(again(x), fused(x))
-
-
-def test_units_one_by_one() -> None:
-    units = [ShuffleUnit(12, 12, DiCE(6, 6, (5, 5))), ShuffleUnit(12, 12, SeparableConv(6, 6)), StridedDiCE(12, (3, 3))]
-    x = torch.randn(2, 12, 5, 5)
-    for net in (*units, nn.Sequential(*units), nn.Sequential(units[0], nn.Identity(), units[1])):
-        randomise(net).eval()
-        fused = fuse_for_inference(net)
-        assert any(isinstance(module, FusedShuffleUnits) for module in fused.modules())
-        with torch.no_grad():
-            assert difference(fused(x), net(x)) < 1e-5
-            with kernels.disabled():
-                assert difference(fused(x), net(x)) < 1e-5
-
-
-def test_steps_of_fused_stages() -> None:
-    net = randomise(shuffle_units()).eval()
-    x = torch.randn(2, 7, 16, 14)
-    with torch.no_grad():
-        fused = fuse_for_inference(net)
-        for y in (x, x.double()):  # there are no kernels in double precision
-            steps = fused.to(y.dtype).steps(y)
-            assert len(steps) == 6
-            for step in steps:
-                y = step(y)
-            assert difference(y, net.to(y.dtype)(x.to(y.dtype))) < 1e-5
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_shuffle_units_in_half_precision(dtype: torch.dtype) -> None:
-    net = randomise(shuffle_units(op="separable")).eval()
-    x = torch.randn(2, 7, 16, 14)
-    fused = fuse_for_inference(net).to(dtype)
-    with torch.no_grad():
-        assert difference(fused(x.to(dtype)).float(), net(x)) < 0.05
-        with torch.autocast("cpu", torch.bfloat16):
-            assert difference(fuse_for_inference(net)(x).float(), net(x).float()) < 0.05
-
-
-def test_gradient_through_shuffle_units() -> None:
-    net = randomise(shuffle_units()).eval()
-    x = torch.randn(2, 7, 16, 14, requires_grad=True)
-    grads = [torch.autograd.grad(module(x).square().sum(), x)[0] for module in (net, fuse_for_inference(net))]
-    assert difference(grads[1], grads[0]) < 1e-4
-
-
 @pytest.mark.parametrize("negative", [False, True])
 def test_pooling_before_activating(negative: bool) -> None:
     net = build(SpaceSpec("shufflenetv2", ("dice_k3",), (0.5,), ((1,),) * 3, resolutions=(64,)).random(Random(0)))
@@ -228,12 +124,42 @@ def test_pooling_before_activating(negative: bool) -> None:
         assert difference(fused(x), net(x)) < 1e-5
 
 
-def test_compiles_as_one_graph_with_shuffle_units() -> None:
-    net = randomise(shuffle_units()).eval()
-    compiled = torch.compile(fuse_for_inference(net), fullgraph=True, backend="aot_eager")
-    x = torch.randn(2, 7, 16, 14)
-    with torch.no_grad():
-        assert difference(compiled(x), net(x)) < 1e-5
+def without_bias(head: nn.Module) -> None:
+    head.classifier = nn.Conv2d(12, 5, 1, bias=False)
+
+
+def identity(head: nn.Module) -> None:
+    head.classifier = nn.Identity()
+
+
+def stacked(head: nn.Module) -> None:
+    head.classifier = nn.Sequential(nn.Dropout(), nn.Conv2d(12, 5, 1))
+
+
+def grouped(head: nn.Module) -> None:
+    head.classifier = nn.Conv2d(12, 4, 1, groups=2)
+
+
+def activated(head: nn.Module) -> None:
+    head.dropout = nn.ReLU()
+
+
+def biased(head: nn.Module) -> None:
+    head.expand = nn.Conv2d(8, 12, 1, groups=4)
+    nn.init.normal_(head.expand.bias)
+
+
+@pytest.mark.parametrize("change", [None, without_bias, identity, stacked, grouped, activated, biased])
+def test_heads(change: Callable[[nn.Module], None] | None) -> None:
+    head = GroupedClassifier(8, 12, 5, dropout=0.5)
+    nn.init.normal_(head.classifier.bias)
+    if change is not None:
+        change(head)
+    head.eval()
+    fused = fuse_for_inference(head)
+    assert (type(fused) is GroupedClassifier) == (change is not None)
+    x = torch.randn(3, 8, 4, 5)
+    assert difference(fused(x), head(x)) < 1e-5
 
 
 @pytest.mark.parametrize("backbone", [name for name in list_backbones() if name != "shufflenetv2"])

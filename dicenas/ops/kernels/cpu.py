@@ -169,9 +169,11 @@ def _select(function: str, maps: Sequence[Tensor], channels: Tensor | None, *arg
     numbers = None if channels is None else channels.data_ptr()
     selection = _Selection(described, len(maps), numbers, n, c, h * w)
     run = getattr(library(), function)
-    if run(ctypes.byref(selection), *arguments, DTYPES[maps[0].dtype], torch.get_num_threads()):
-        count, found = sum(m.shape[1] for m in maps), [] if channels is None else channels.tolist()
-        raise ValueError(f"{function}: channels should be numbers from 0 to {count - 1}, got {found}")
+    status = run(ctypes.byref(selection), *arguments, DTYPES[maps[0].dtype], torch.get_num_threads())
+    if status and channels is not None:  # all else is checked by the operators
+        count = sum(m.shape[1] for m in maps)
+        raise ValueError(f"{function}: channels should be numbers from 0 to {count - 1}, got {channels.tolist()}")
+    check(status)
 
 
 def select_channels(maps: Sequence[Tensor], channels: Tensor) -> Tensor:

@@ -155,18 +155,18 @@ def _implement(device: str, module: Any) -> None:
 
 
 def _check_pointwise(x: Tensor, c: int, weight: Tensor, bias: Tensor, slope: Tensor) -> None:
-    if x.dim() != 4 or x.dtype not in cpu.DTYPES or min(x.shape[1:]) < 1:
-        raise ValueError(f"dicenas::pointwise takes an input (N, C, H, W), got {x.dtype} {tuple(x.shape)}")
     out_channels = weight.shape[0] if weight.dim() else 0
     if out_channels < 1:
-        raise ValueError(f"dicenas::pointwise: weight has shape {tuple(weight.shape)}, expected (C_out, {c})")
+        raise ValueError(f"dicenas kernels: weight has shape {tuple(weight.shape)}, expected (C_out, {c})")
     _check_constant("weight", weight, (out_channels, c), x)
     _check_constant("bias", bias, (out_channels,), x)
     _check_constant("slope", slope, (out_channels,), x)
 
 
 def _pointwise(x: Tensor, weight: Tensor, bias: Tensor, slope: Tensor) -> Tensor:
-    _check_pointwise(x, x.shape[1] if x.dim() == 4 else 0, weight, bias, slope)
+    if x.dim() != 4 or x.dtype not in cpu.DTYPES or min(x.shape[1:]) < 1:
+        raise ValueError(f"dicenas::pointwise takes an input (N, C, H, W), got {x.dtype} {tuple(x.shape)}")
+    _check_pointwise(x, x.shape[1], weight, bias, slope)
     return cpu.pointwise((x,), None, weight, bias, slope)
 
 
@@ -174,15 +174,15 @@ def _check_selection(maps: Sequence[Tensor], channels: Tensor) -> None:
     """Raise ValueError unless the maps go together; the numbers of the channels are looked at by the kernels."""
     if not maps or maps[0].dim() != 4 or maps[0].dtype not in cpu.DTYPES or min(maps[0].shape[2:]) < 1:
         found = [(m.dtype, tuple(m.shape)) for m in maps]
-        raise ValueError(f"dicenas::select_channels takes maps (N, C, H, W) of one size, got {found}")
+        raise ValueError(f"dicenas kernels: channels are selected from maps (N, C, H, W) of one size, got {found}")
     n, _, h, w = maps[0].shape
     for m in maps:
         if m.dim() != 4 or m.dtype != maps[0].dtype:
-            raise ValueError(f"dicenas::select_channels: a map is {m.dtype} {tuple(m.shape)} beside {maps[0].dtype}")
+            raise ValueError(f"dicenas kernels: a map is {m.dtype} {tuple(m.shape)} beside one of {maps[0].dtype}")
         _check_constant("a map", m, (n, m.shape[1], h, w), maps[0])
     _check_constant("channels", channels, (channels.numel(),), maps[0])
     if channels.dtype != torch.int64 or not channels.numel():
-        raise ValueError(f"dicenas::select_channels: channels are int64, at least one, got {channels}")
+        raise ValueError(f"dicenas kernels: channels to select are int64, at least one, got {channels}")
 
 
 def _select_pointwise(maps: Sequence[Tensor], channels: Tensor, weight: Tensor, bias: Tensor, slope: Tensor) -> Tensor:
