@@ -154,7 +154,7 @@ class DiCE(nn.Module):
 
 
 def _across_modules(unit: DiCE, x: Tensor) -> Tensor | None:
-    """Run a unit in training by kernels that cross its modules, or return ``None`` where these might do something else."""
+    """Run a unit in training by kernels that cross its modules; return ``None`` where they might do something else."""
     fuse, local = unit.dim_fuse, unit.dim_fuse.local
     shuffle = fuse.shuffle
     plain = is_plain(shuffle, ChannelShuffle) and shuffle.groups == 3 and is_plain(local, ConvNormAct)
