@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import platform
@@ -19,12 +20,25 @@ _ALLOCATION = {
     "MALLOC_MMAP_THRESHOLD_": "4294967296",
     "MALLOC_TRIM_THRESHOLD_": "4294967296",
 }
+_KEPT_BYTES = 1 << 30
 
 
 def keep_memory() -> None:
-    """Start this program again with glibc's allocation set to keep memory, unless it is."""
-    if platform.system() == "Linux" and not all(os.environ.get(k) == v for k, v in _ALLOCATION.items()):
+    """Start this program again with glibc's allocation set to keep memory, unless it is; touch what it is to keep."""
+    if platform.system() != "Linux":
+        return
+    if not all(os.environ.get(k) == v for k, v in _ALLOCATION.items()):
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **_ALLOCATION})
+    libc = ctypes.CDLL(None)
+    libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = (
+        ctypes.c_void_p,
+        [ctypes.c_size_t],
+        [ctypes.c_void_p],
+    )
+    memory = libc.malloc(_KEPT_BYTES)
+    if memory:  # results move about in it, and every page is a fault once
+        ctypes.memset(memory, 1, _KEPT_BYTES)
+        libc.free(memory)
 
 
 def interleaved(
