@@ -78,7 +78,7 @@ def test_no_access_outside_the_buffers(isa: str, tmp_path: Path) -> None:
         ("scratch(size + resizing_size(a, R))", "scratch(size)"),
         ("if (offset + LANES <= size) store", "if (offset < size) store"),
         ("store_first(pooled + at, all, count)", "store(pooled + at, all)"),
-        ("size = (h + 2) * row + LANES", "size = (h + 1) * row"),
+        ("scratch(2 * g.size + round_up(g.w, 16))", "scratch(2 * g.size)"),
     ],
 )
 def test_planted_overruns_are_found(before: str, after: str, tmp_path: Path) -> None:
