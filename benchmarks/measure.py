@@ -30,11 +30,9 @@ def keep_memory() -> None:
     if not all(os.environ.get(k) == v for k, v in _ALLOCATION.items()):
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **_ALLOCATION})
     libc = ctypes.CDLL(None)
-    libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = (
-        ctypes.c_void_p,
-        [ctypes.c_size_t],
-        [ctypes.c_void_p],
-    )
+    libc.malloc.restype = ctypes.c_void_p
+    libc.malloc.argtypes = [ctypes.c_size_t]
+    libc.free.argtypes = [ctypes.c_void_p]
     memory = libc.malloc(_KEPT_BYTES)
     if memory:  # results move about in it, and every page is a fault once
         ctypes.memset(memory, 1, _KEPT_BYTES)

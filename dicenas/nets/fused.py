@@ -9,6 +9,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from dicenas.nets.shufflenetv2 import GroupedClassifier
 from dicenas.ops import ConvNormAct, DiCE, dim_conv, kernels
+from dicenas.ops.norm_act import is_depthwise
 
 __all__ = [
     "LINEAR_BY_PIECES",
@@ -198,10 +199,7 @@ class FusedDepthwise(nn.Module):
         if type(layer) is not ConvNormAct or not isinstance(layer.act, LINEAR_BY_PIECES):
             return False
         conv = layer.conv
-        size, stride = conv.kernel_size[0], conv.stride[0]
-        square = conv.kernel_size == (size, size) and conv.stride == (stride, stride) and conv.dilation == (1, 1)
-        padded = conv.padding == (size // 2, size // 2) and conv.padding_mode == "zeros"
-        return square and padded and conv.groups == conv.in_channels == conv.out_channels
+        return is_depthwise(conv) and conv.stride[0] == conv.stride[1]
 
     def forward(self, x: Tensor) -> Tensor:
         weight, bias, slope = _of_constants(self.constants, self.kernel_size)

@@ -143,37 +143,37 @@ class DiCE(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        if is_plain(self.dim_fuse, DimFuse):
-            y = _across_modules(self, x)
+        # In training the kernels may cross the modules, if calling these would do nothing else.
+        if is_plain(self.dim_fuse, DimFuse) and _is_plain_in_training(self):
+            y = _whole_unit(self, x)
             if y is not None:
                 return y
         x = self.dim_conv(x)
+        if is_plain(self.dim_fuse, DimFuse) and _is_plain_in_training(self):
+            local = self.dim_fuse.local
+            fused = local_fusion(x, self.norm, self.act, local.conv, local.norm, local.act)
+            if fused is not None:
+                return self.dim_fuse.fuse_globally(*fused)
         x = self.norm(x)  # under one name, so that each map of 3C channels goes as soon as the next is there
         x = self.act(x)
         return self.dim_fuse(x)
 
 
-def _across_modules(unit: DiCE, x: Tensor) -> Tensor | None:
-    """Run a unit in training by kernels that cross its modules; return ``None`` where they might do something else."""
-    fuse, local = unit.dim_fuse, unit.dim_fuse.local
-    shuffle = fuse.shuffle
-    plain = is_plain(shuffle, ChannelShuffle) and shuffle.groups == 3 and is_plain(local, ConvNormAct)
-    if not plain or not unit.training:
+def _is_plain_in_training(unit: DiCE) -> bool:
+    """Whether local fusion of a unit in training is that of its modules' classes."""
+    shuffle = unit.dim_fuse.shuffle
+    plain = is_plain(shuffle, ChannelShuffle) and shuffle.groups == 3
+    return unit.training and plain and is_plain(unit.dim_fuse.local, ConvNormAct)
+
+
+def _whole_unit(unit: DiCE, x: Tensor) -> Tensor | None:
+    """Run a unit by one function of autograd, or return ``None`` where its other modules might do something else."""
+    fuse, local, spatial = unit.dim_fuse, unit.dim_fuse.local, unit.dim_fuse.spatial
+    if not is_plain(spatial, ConvNormAct):
         return None
-    spatial = fuse.spatial
-    if is_plain(spatial, ConvNormAct):
-        gate = (fuse.gate_reduce, fuse.gate_act, fuse.gate_expand)
-        layers = [(layer.conv, layer.norm, layer.act) for layer in (local, spatial)]
-        y = dice_unit(x, unit.dim_conv, unit.norm, unit.act, layers[0], gate, layers[1])
-        if y is not None:
-            return y
-    x = unit.dim_conv(x)
-    fused = local_fusion(x, unit.norm, unit.act, local.conv, local.norm, local.act)
-    if fused is not None:
-        return fuse.fuse_globally(*fused)
-    x = unit.norm(x)
-    x = unit.act(x)
-    return fuse(x)
+    gate = (fuse.gate_reduce, fuse.gate_act, fuse.gate_expand)
+    layers = [(layer.conv, layer.norm, layer.act) for layer in (local, spatial)]
+    return dice_unit(x, unit.dim_conv, unit.norm, unit.act, layers[0], gate, layers[1])
 
 
 @special_slices.register

@@ -16,7 +16,7 @@ from torch.nn.modules.module import _has_any_global_hook
 from dicenas.ops import kernels
 from dicenas.ops.dim_conv import DimConv, runs_by_kernels
 
-__all__ = ["conv_norm_act", "dice_unit", "is_plain", "local_fusion", "norm_act"]
+__all__ = ["conv_norm_act", "dice_unit", "is_depthwise", "is_plain", "local_fusion", "norm_act"]
 
 _Module = TypeVar("_Module", bound=nn.Module)
 
@@ -62,15 +62,27 @@ def _slope(act: nn.Module, norm: nn.BatchNorm2d) -> Tensor | None:
     return norm.weight.new_ones(channels) if is_plain(act, nn.Identity) else None
 
 
-def _is_depthwise(conv: nn.Conv2d) -> bool:
-    size = conv.kernel_size
+def is_depthwise(conv: nn.Conv2d) -> bool:
+    """Whether a convolution has one square filter a channel, not dilated, and pads with zeros by half of it."""
+    size = conv.kernel_size[0]
     return (
         conv.groups == conv.in_channels == conv.out_channels
-        and conv.stride == conv.dilation == (1, 1)
-        and size in ((3, 3), (5, 5))
-        and conv.padding == (size[0] // 2, size[0] // 2)
+        and conv.kernel_size == (size, size)
+        and conv.dilation == (1, 1)
+        and conv.padding == (size // 2, size // 2)
         and conv.padding_mode == "zeros"
+    )
+
+
+def _has_kernel(conv: nn.Module, x: Tensor) -> bool:
+    """Whether the operators of training take a module's depth-wise convolution of ``x``."""
+    return (
+        is_plain(conv, nn.Conv2d)
+        and is_depthwise(conv)
+        and conv.stride == (1, 1)
+        and conv.kernel_size[0] in (3, 5)
         and conv.bias is None
+        and conv.weight.dtype == x.dtype
     )
 
 
@@ -116,13 +128,7 @@ def conv_norm_act(
     x: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d, act: nn.Module, gate: Tensor | None = None
 ) -> Tensor:
     """Return ``act(norm(conv(x)))`` for ``(N, C, H, W)``, times ``gate`` ``(N, C_out, 1, 1)`` if there is one."""
-    if (
-        _suits(x, norm)
-        and is_plain(conv, nn.Conv2d)
-        and _is_depthwise(conv)
-        and conv.weight.dtype == x.dtype
-        and (slope := _slope(act, norm)) is not None
-    ):
+    if _suits(x, norm) and _has_kernel(conv, x) and (slope := _slope(act, norm)) is not None:
         scale = None if gate is None else gate.flatten(1)
         y, mean, var = kernels.depthwise_norm_act(x, conv.weight, norm.weight, norm.bias, slope, scale, norm.eps)
         _track(norm, mean, var)
@@ -183,10 +189,8 @@ def dice_unit(
     channels, squeezed = x.shape[1], getattr(reduce, "out_channels", 0)
     if not (
         runs_by_kernels(dim_conv, x)
-        and is_plain(spatial_conv, nn.Conv2d)
-        and _is_depthwise(spatial_conv)
+        and _has_kernel(spatial_conv, x)
         and spatial_conv.kernel_size == (3, 3)
-        and spatial_conv.weight.dtype == x.dtype
         and _is_pointwise(local_conv, 3 * channels, channels, channels, x)
         and _is_pointwise(reduce, channels, squeezed, 1, x)
         and _is_pointwise(expand, squeezed, channels, 1, x)

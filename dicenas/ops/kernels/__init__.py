@@ -152,26 +152,29 @@ def trains(x: Tensor) -> bool:
     )
 
 
+def _train(name: str, tensors: Sequence[Tensor | None], *scalars: float) -> tuple[Tensor, ...]:
+    """Run an operator of training, past the dispatcher where nobody looks."""
+    run = getattr(gradients, name) if gradients.direct(*tensors) else training.operators[name]
+    results: tuple[Tensor, ...] = run(*tensors, *scalars)
+    return results
+
+
 def norm_act(x: Tensor, weight: Tensor, bias: Tensor, slope: Tensor, eps: float) -> tuple[Tensor, ...]:
     """Run ``dicenas::norm_act``; the result ``(N, C, H, W)`` and each channel's mean and unbiased variance."""
-    run = gradients.norm_act if gradients.direct(x, weight, bias, slope) else training.operators["norm_act"]
-    return run(x, weight, bias, slope, eps)
+    return _train("norm_act", (x, weight, bias, slope), eps)
 
 
 def depthwise_norm_act(
     x: Tensor, filter: Tensor, weight: Tensor, bias: Tensor, slope: Tensor, gate: Tensor | None, eps: float
 ) -> tuple[Tensor, ...]:
     """Run ``dicenas::depthwise_norm_act``; the same results."""
-    direct = gradients.direct(x, filter, weight, bias, slope, gate)
-    run = gradients.depthwise_norm_act if direct else training.operators["depthwise_norm_act"]
-    return run(x, filter, weight, bias, slope, gate, eps)
+    return _train("depthwise_norm_act", (x, filter, weight, bias, slope, gate), eps)
 
 
 def local_fusion(x: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
     """Run ``dicenas::local_fusion``: ``(N, 3C, H, W)`` to ``(N, C, H, W)``, its means ``(N, C)``, and statistics."""
-    direct = gradients.direct(x, *arguments[:-2])
-    run = gradients.local_fusion if direct else training.operators["local_fusion"]
-    return run(x, *arguments)
+    *tensors, eps, out_eps = arguments
+    return _train("local_fusion", (x, *tensors), eps, out_eps)
 
 
 def dice_unit_step(x: Tensor, *arguments: Any) -> tuple[Tensor, ...] | None:

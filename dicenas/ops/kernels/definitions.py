@@ -264,14 +264,10 @@ def _setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None
 def _gradient(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     needed = ctx.needs_input_grad
     if torch.is_grad_enabled():
-        # create_graph=True: the reference's gradient can be differentiated again, the kernel's cannot.
         from dicenas.ops.dim_conv import dim_conv_reference
+        from dicenas.ops.kernels.gradients import differentiate_again
 
-        # Views, since one input may depend on another: each gradient is to be that of its own place only.
-        inputs = [t.view_as(t) for t in ctx.saved_tensors]
-        wanted = [t for t, need in zip(inputs, needed, strict=True) if need]
-        found = iter(torch.autograd.grad(dim_conv_reference(*inputs), wanted, grad, create_graph=True))
-        return tuple(next(found) if need else None for need in needed)
+        return differentiate_again(dim_conv_reference, ctx.saved_tensors, needed, [grad])
     grads = dim_conv_backward(grad, *ctx.saved_tensors, needed[0], any(needed[1:]))
     return tuple(g if need else None for g, need in zip(grads, needed, strict=True))
 
